@@ -1,0 +1,282 @@
+"""The report on made-up results in the form of the experiments' files: statistics against scipy, pages, and bad days."""
+import html.parser
+import json
+import re
+import unicodedata
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy.stats import ttest_ind
+
+from noisy_course import report
+from noisy_course.report import *
+from noisy_course.report import COLUMNS, OUTCOMES, PROVENANCE
+
+PAPER = ("patrini2017", "table2")
+BLOCKS = [("mnist", "mlp"), ("imdb", "embedding")]
+
+def plain(truth, seeds, scale, rng):
+    "One `accuracy` a run: the paper's cell and a little luck."
+    runs = truth.merge(pd.DataFrame(dict(seed=range(seeds))), how="cross")
+    value = rng.normal(runs["mean"], runs["std"].fillna(0).clip(lower=.05))
+    return runs.assign(value=value.clip(0, 100), metric="accuracy", epoch=pd.NA, epoch_chosen=3, scale=scale)
+
+def matrix_rows(runs, kind, entries):
+    return [runs.assign(metric=f"{kind}[{i},{j}]", value=entries[i, j]) for i in range(len(entries)) for j in range(len(entries))]
+
+def make(blocks=BLOCKS, seeds=3, epochs=5, scale="laptop", seed=0):
+    "Results of the blocks in the form of the experiments' files: methods x settings x seeds, with curves and matrices."
+    rng, truth = np.random.default_rng(seed), published(*PAPER)
+    truth = truth[[b in blocks for b in zip(truth.dataset, truth.model)]]
+    runs = plain(truth, seeds, scale, rng)
+    parts = [runs, runs.assign(metric="accuracy_last", value=runs.value - 3), runs.assign(metric="accuracy_best_valid_accuracy", value=runs.value - .1)]
+    for epoch in range(epochs):
+        for metric in ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy"):
+            value = runs.value * (1 - .4**(epoch + 1)) if "accuracy" in metric else 3 * .6**epoch + .05 * epoch + rng.normal(0, .02, len(runs))
+            parts.append(runs.assign(metric=metric, epoch=epoch, value=value))
+    estimated = runs[runs.method.str.endswith("_estimated") & (runs.noise == "asymmetric") & (runs.dataset == "mnist")]
+    T = np.eye(10); T[7, 7], T[7, 1] = .4, .6
+    parts += matrix_rows(estimated, "true_T", T) + matrix_rows(estimated, "realised_T", T) + matrix_rows(estimated, "estimated_T", .9 * T + .01)
+    frame = pd.concat(parts, ignore_index=True).drop(columns=["mean", "std", "n", "n_note", "star", "dagger"])
+    return frame.assign(samples=54_000, block=frame.dataset + "-" + frame.model + "-" + scale, epoch=frame.epoch.astype("Int64"), commit="0123abc",
+        dirty=False, torch="2.11", python="3.11", device="cpu", machine="a laptop <&>", seconds=12.5, realised_rate=frame.rate + .001)
+
+def save(frame, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for block, part in frame.groupby("block"): part.to_parquet(folder/f"{block}.parquet")
+    return folder
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory): return read_results(save(make(), tmp_path_factory.mktemp("results")))
+
+@pytest.fixture(scope="module")
+def both(results): return side_by_side(results, *PAPER, "laptop")
+
+# Statistics
+
+@settings(deadline=None)
+@given(st.integers(2, 8), st.integers(2, 8), st.floats(-5, 5), st.floats(.01, 10), st.integers(0, 1000))
+def test_welch_is_scipys_test_on_the_runs(n1, n2, gap, spread, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(50, 1, n1), rng.normal(50 + gap, spread, n2)
+    p = welch(a.mean(), a.std(ddof=1), n1, b.mean(), b.std(ddof=1), n2)
+    assert np.isclose(p, ttest_ind(a, b, equal_var=False).pvalue, atol=1e-10)
+    assert np.isclose(p, welch(b.mean(), b.std(ddof=1), n2, a.mean(), a.std(ddof=1), n1)) # no side is first
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_one_run_has_no_p_and_half_a_point_decides(a, b):
+    assert np.isnan(welch(a, np.nan, 1, b, .1, 5)) and np.isnan(welch(a, .1, 5, b, np.nan, 1))
+    assert bool(apart(a, np.nan, 1, b, .1, 5)) == (abs(a - b) > .5 + 1e-9)
+
+def test_cells_are_the_means_over_seeds(results, both):
+    row = both.set_index(CELL).loc[("mnist", "mlp", "asymmetric", .6, "forward_estimated")]
+    runs = results.query("metric == 'accuracy' and dataset == 'mnist' and noise == 'asymmetric' and rate == .6 and method == 'forward_estimated'").value
+    assert np.isclose(row.our_mean, np.mean(runs)) and np.isclose(row.our_std, np.std(runs, ddof=1)) and row.our_n == 3
+    assert np.isclose(row.difference, np.mean(runs) - 64.9) and np.isclose(row.realised_rate, .601)
+    assert np.isclose(row.p, welch(64.9, 4.4, 5, runs.mean(), runs.std(), 3))
+
+def test_every_published_cell_stays_even_if_nothing_was_run(both):
+    assert len(both) == 240 and both.our_n.notna().sum() == 80
+    assert (both.reset_index(drop=True)[CELL] == published(*PAPER)[CELL]).all().all()
+
+def test_orderings_by_brute_force(both):
+    order, cells, wanted = orderings(both), both.set_index(CELL), {}
+    part = both.query("dataset == 'mnist' and rate == .6").set_index("method")
+    for a in part.index:
+        for b in part.index:
+            (A, B), stats = (part.loc[a], part.loc[b]), lambda r: (r.paper_mean, max(r.paper_std, .05), r.paper_n)
+            if A.paper_mean > B.paper_mean and welch(*stats(A), *stats(B)) < .05:
+                p, gap = welch(A.our_mean, A.our_std, 3, B.our_mean, B.our_std, 3), A.our_mean - B.our_mean
+                wanted[a, b] = OUTCOMES[(0 if p < .05 else 1) if gap > 0 else (3 if p < .05 else 2)]
+    got = order.query("dataset == 'mnist' and rate == .6").set_index(["better", "worse"]).outcome.to_dict()
+    assert got == wanted and len(got) > 25
+    assert set(order[order.dataset == "cifar10"].outcome) == {"not run"}
+
+def test_a_reversed_table_reverses_every_ordering():
+    runs = plain(published(*PAPER).query("dataset == 'mnist'"), 3, "laptop", np.random.default_rng(0))
+    frame = read_frame(runs.assign(value=100 - runs["mean"] + .001 * runs.seed))
+    order = orderings(side_by_side(frame, *PAPER, "laptop")).query("dataset == 'mnist'")
+    assert set(order.outcome) == {"reversed"}
+
+def read_frame(runs): return report._tidy(runs.drop(columns=["mean", "std", "n"]).assign(paper=PAPER[0], table=PAPER[1], samples=1, block="b"))
+
+def test_a_perfect_copy_of_the_paper_holds_everywhere():
+    runs = plain(published(*PAPER), 2, "paper", np.random.default_rng(0))
+    frame = read_frame(runs.assign(value=runs["mean"] + .001 * runs.seed))
+    both = side_by_side(frame, *PAPER, "paper")
+    found, order = findings(both), orderings(both)
+    assert (found.paper_holds == found.ours_holds).all()
+    assert not set(order.outcome) & {"reversed", "not run", "other sign, not significant"}
+    assert coverage(frame).iloc[0][["cells", "of", "within", "within_of"]].tolist() == [240, 240, 120, 120]
+
+def test_scales_are_never_mixed(results):
+    two = pd.concat([results, report._tidy(make(scale="smoke", seeds=2, seed=1))])
+    pd.testing.assert_frame_equal(side_by_side(two, *PAPER, "laptop"), side_by_side(results, *PAPER, "laptop"))
+    assert coverage(two).scale.tolist() == ["laptop", "smoke"] and coverage(two).runs.tolist() == [240, 160]
+    with pytest.raises(ValueError, match="scale: expected one scale"): side_by_side(two, *PAPER, ["laptop", "smoke"])
+
+def test_numbers_of_samples_are_never_mixed(results):
+    with pytest.raises(ValueError, match="results: expected one number of samples in a cell"):
+        side_by_side(pd.concat([results, results.assign(samples=100, seed=results.seed + 50)]), *PAPER, "laptop")
+
+def test_variants_stay_out_of_the_table_and_give_reasons(results):
+    wrong = results.assign(value=results.value.where((results.method != "savage") | (results.metric != "accuracy"), results.value - 5))
+    more = pd.concat([wrong, results.query("method == 'savage' and metric == 'accuracy'").assign(table="ablation", variant="dropout=0.2")])
+    assert side_by_side(more, *PAPER, "laptop").our_n.max() == 3
+    why = reasons(more, *PAPER, "laptop").query("method == 'savage'")
+    assert set(why.variant) == {"dropout=0.2", "epoch: the last", "epoch: best validation accuracy"}
+    assert np.allclose(why[why.variant == "dropout=0.2"].moved, 5)
+    assert np.allclose(why[why.variant == "dropout=0.2"].left, why[why.variant == "dropout=0.2"].difference + 5)
+    assert (far_cells(side_by_side(more, *PAPER, "laptop"), 2).difference.abs() > 2).all()
+
+def test_figure1_takes_each_seed_once(results):
+    again = results[results.noise == "asymmetric"].assign(table="figure1")
+    extra = again[again.rate == .2].assign(rate=.3)
+    points = figure1_points(pd.concat([results, again, extra]), "patrini2017", "laptop").query("dataset == 'mnist'")
+    assert set(points.n) == {3} and sorted(set(points.rate)) == [0, .2, .3, .6] and len(points) == 20
+
+def test_matrices_come_back(results):
+    cell = results.query("dataset == 'mnist' and method == 'forward_estimated' and noise == 'asymmetric' and rate == .6")
+    true, estimated = transitions(cell, "true_T"), transitions(cell, "estimated_T")
+    assert true.shape == estimated.shape == (3, 10, 10) and true[0, 7, 1] == .6
+    assert np.allclose(row_error(estimated, true)[:, 7], np.abs(.9 * true[0, 7] + .01 - true[0, 7]).sum())
+    assert transitions(results.head(0), "true_T").shape == (0, 0, 0)
+
+# Text
+
+def width(line): return sum(not unicodedata.combining(c) for c in line)
+
+def test_terminal_table(results):
+    text = terminal_table(results, *PAPER, "laptop")
+    assert max(map(width, text.splitlines())) <= 100 and "80 of 240 cells at scale laptop" in text
+    rows = [l for l in text.splitlines() if l.startswith("forward, T̂")]
+    assert len(rows) == 2 and "64.9" in rows[0] and len({width(l.rstrip(" *")) for l in text.splitlines() if re.match(r"(for|back)ward", l)}) <= 2
+    assert "0 of 240 cells at scale paper" in terminal_table(results, *PAPER, "paper")
+
+def test_readme_table(results):
+    lines = readme_table(results).splitlines()
+    assert len(lines) == 3 and len({l.count("|") for l in lines}) == 1
+    assert "| Patrini et al. 2017 | Table 2 | laptop | 80 of 240 | 3 |" in lines[2]
+
+# Pages
+
+class Page(html.parser.HTMLParser):
+    "Checks that elements close in order, and collects what a page loads and says of its tables."
+    VOID = {"meta", "link", "br", "img"}
+    def __init__(self, text):
+        super().__init__(); self.open, self.urls, self.tags, self.bare = [], [], [], 0
+        self.feed(text); self.close()
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs); self.tags.append((tag, attrs))
+        self.urls += [attrs[a] for a in ("src", "href", "srcset", "action", "data") if a in attrs]
+        self.bare += tag == "th" and "scope" not in attrs
+        if tag not in self.VOID: self.open.append(tag)
+    def handle_endtag(self, tag): assert self.open and self.open.pop() == tag, tag
+
+@pytest.fixture(scope="module")
+def site(results, tmp_path_factory):
+    figure1 = results[(results.noise == "asymmetric") & (results.metric == "accuracy")].assign(table="figure1")
+    cured = results.query("method == 'savage' and rate == .6 and metric == 'accuracy'").assign(table="ablation", variant="dropout=0.2")
+    wrong = results.assign(value=results.value - 5 * ((results.method == "savage") & (results.metric == "accuracy")))
+    return write_report(pd.concat([wrong, figure1, cured]), tmp_path_factory.mktemp("report")).parent
+
+def pages(folder): return {f.name: f.read_text(encoding="utf-8") for f in sorted(folder.glob("*.html"))}
+
+def test_pages_are_well_formed_and_load_nothing_from_the_net(site):
+    for name, text in pages(site).items():
+        page = Page(text)
+        assert not page.open and not page.bare, name
+        for url in page.urls: assert url == "#main" or url == "data:," or (site/url).exists(), (name, url)
+        assert not re.search(r"https?://|@import|url\(", text), name
+        assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+        assert len([t for t, _ in page.tags if t == "table"]) == len([t for t, _ in page.tags if t == "caption"])
+    for name in ("report.css", "report.js"): assert not re.search(r"//[a-z]+\.|@import|url\(", (site/name).read_text())
+
+def test_plotly_is_written_once(site):
+    assert (site/"plotly.min.js").stat().st_size > 1e6
+    assert all(len(text) < 3e6 for text in pages(site).values())
+
+def test_the_table_page_shows_every_number_and_its_origin(site, both):
+    text = pages(site)["patrini2017_table2.html"]
+    for r in both.itertuples(): assert f"{r.paper_mean:.1f}" in text
+    assert "Scale laptop: 80 of 240 cells" in text and "commit 0123abc" in text and "seeds 0, 1, 2" in text
+    assert "realised noise rate 0.6010" in text and "a laptop &lt;&amp;&gt;" in text and "<&>" not in text
+
+def test_other_pages_say_what_they_should(site):
+    all_pages = pages(site)
+    assert "80 of 240 cells, at scale laptop" in all_pages["index.html"]
+    assert "dropout=0.2" in all_pages["patrini2017_table2_differences.html"] and "epoch: the last" in all_pages["patrini2017_table2_differences.html"]
+    assert "0123abc" in all_pages["patrini2017_table2_provenance.html"]
+    assert "row-L1 error" in all_pages["patrini2017_table2_matrices.html"]
+    for name in ("figure1", "curves", "matrices"): assert 'class="plot' in all_pages[f"patrini2017_table2_{name}.html"]
+    assert all("scale laptop" in text.lower() for name, text in all_pages.items() if "provenance" not in name)
+
+def test_figures_are_json_and_small(site):
+    for text in pages(site).values():
+        for found in re.findall(r'<script type="application/json">(.*?)</script>', text, re.S):
+            fig = json.loads(found)
+            assert fig["data"] and all(len(t.get("x", [])) <= 2000 for t in fig["data"] if isinstance(t.get("x"), list))
+
+def test_writing_again_changes_nothing(results, site, tmp_path):
+    write_report(results, tmp_path)
+    before = {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.iterdir()}
+    write_report(results, tmp_path)
+    assert before == {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.iterdir()}
+
+def test_a_report_of_nothing_and_of_one_scale(tmp_path, results):
+    (tmp_path/"empty").mkdir()
+    index = write_report(read_results(tmp_path/"empty"), tmp_path/"a")
+    assert "0 of 240 cells" in index.read_text(encoding="utf-8")
+    index = write_report(pd.concat([results, results.assign(scale="smoke")]), tmp_path/"b", "smoke")
+    assert "laptop:" not in pages(index.parent)["patrini2017_table2.html"]
+
+# Bad days
+
+def test_one_seed_and_missing_optional_columns(tmp_path):
+    frame = make(blocks=BLOCKS[:1], seeds=1, epochs=2, scale="smoke").drop(columns=PROVENANCE)
+    frame = read_results(save(frame, tmp_path/"results"))
+    both = side_by_side(frame, *PAPER, "smoke")
+    assert both.p.isna().all() and both.our_std.isna().all() and both.our_n.max() == 1
+    assert "40 of 240" in write_report(frame, tmp_path/"report").read_text(encoding="utf-8")
+    assert not re.search(r"(?i)\b(nan|none|<na>|nat)\b(?! in ours| in the paper)", re.sub(r"<script.*?</script>", "", "".join(pages(tmp_path/"report").values()), flags=re.S))
+
+def test_rates_stored_in_single_precision_still_match(tmp_path):
+    frame = make(blocks=BLOCKS[:1]); frame["rate"] = frame.rate.astype("float32")
+    assert side_by_side(read_results(save(frame, tmp_path)), *PAPER, "laptop").our_n.notna().sum() == 40
+
+def test_a_run_in_two_files_counts_once(tmp_path):
+    frame = make(blocks=BLOCKS[:1], epochs=2)
+    save(frame, tmp_path/"a"); save(frame.assign(value=0., block="old"), tmp_path/"b")
+    with pytest.warns(UserWarning, match="an earlier file"): got = read_results([tmp_path/"a", tmp_path/"b"])
+    assert len(got) == len(frame) and side_by_side(got, *PAPER, "laptop").our_n.max() == 3 and got.value.abs().sum() > 0
+    with pytest.warns(UserWarning): assert read_results([tmp_path/"b", tmp_path/"a"]).value.abs().sum() == 0
+
+@pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1 cut off"])
+def test_a_broken_file_is_named(tmp_path, content):
+    save(make(blocks=BLOCKS[:1], epochs=1), tmp_path); (tmp_path/"broken.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match="expected readable parquet files, got .*broken.parquet"): read_results(tmp_path)
+
+def test_a_foreign_file_is_named(tmp_path):
+    pd.DataFrame(dict(a=[1])).to_parquet(tmp_path/"foreign.parquet")
+    with pytest.raises(ValueError, match="foreign.parquet without the columns paper, table"): read_results(tmp_path)
+
+def test_words_where_numbers_should_be_are_named(tmp_path):
+    frame = make(blocks=BLOCKS[:1], epochs=1); frame["value"] = "high"
+    with pytest.raises(ValueError, match="numbers in rate and value, got .*mnist-mlp-laptop.parquet"): read_results(save(frame, tmp_path))
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="folders: expected folders that exist, got .*nowhere"): read_results(tmp_path/"nowhere")
+
+def test_half_written_files_are_not_read(tmp_path):
+    frame = make(blocks=BLOCKS[:1], epochs=1); save(frame, tmp_path)
+    (tmp_path/".mnist.parquet.abc.part").write_bytes(b"half"); (tmp_path/".hidden.parquet").write_bytes(b"half")
+    assert len(read_results(tmp_path)) == len(frame)
+
+def test_a_full_table_with_all_warnings_as_errors(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = read_results(save(make(epochs=2), tmp_path/"results"))
+        write_report(frame, tmp_path/"report"); terminal_table(frame, *PAPER, "laptop"); readme_table(frame)
