@@ -1,22 +1,76 @@
 # The face of the course: `make help` lists what there is. Settings stand in settings.ini; `make run SCALE=smoke` overrides one.
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-NBS    := $(sort $(wildcard nbs/*.ipynb nbs/experiments/*.ipynb))
-TWINS  := twins
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+RUN     := $(BIN)/python
+PAPER   ?= patrini2017
+TABLE   ?= table2
+SITE    ?= runs/report
 export PATH := $(abspath $(BIN)):$(PATH)
+$(foreach key,DATA RESULTS DEVICE SCALE WORKERS,$(if $($(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
+ONLY     = $(foreach key,dataset model method noise rate profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab table plan report bench workshop nbs nb twins readme notebooks clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 $(READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[test]"
+	rm -f $(VENV)/ready-*
 	touch $@
 
-.PHONY: nb
-nb: $(READY)   ## update one notebook from its twin, export, execute, clean: make nb NB=02_noise
-	jupytext --quiet --to ipynb --update --output nbs/$(NB).ipynb $(TWINS)/$(NB).py
+run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
+	$(RUN) -m noisy_course.experiments patrini2017 table2 --dataset mnist
+	$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site $(SITE)
+
+table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
+	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY)
+	$(RUN) -m noisy_course.report $(PAPER) $(TABLE) $(if $(DATASET),--dataset $(DATASET)) --site $(SITE)
+
+plan: $(READY) ## what `make table` with the same words would run
+	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY) --plan
+
+report: $(READY) ## the HTML report, from the results that are there
+	$(RUN) -m noisy_course.report --site $(SITE)
+
+test: $(READY) ## every notebook at its default parameters, all tests
+	nbdev-test --n_workers 2 --path nbs
+	$(RUN) -m pytest
+
+lab: $(READY) ## JupyterLab on the chapters
+	jupyter lab nbs
+
+bench: $(READY) ## how fast the engine is beside a plain loop; writes results/bench.json
+	$(RUN) -m noisy_course.speed
+
+workshop: $(READY) ## student and instructor notebooks, in runs/workshop
+	$(RUN) -m noisy_course.workshop runs/workshop
+
+# Writing: a notebook is edited as text, in its jupytext twin, and never rebuilt: cell ids and outputs stay.
+
+twins: $(READY) ## text twins of all notebooks, to edit
+	mkdir -p twins/experiments
+	cd nbs && for nb in *.ipynb experiments/*.ipynb; do jupytext --quiet --to py:percent --output ../twins/$${nb%.ipynb}.py $$nb; done
+
+nb: $(READY) ## take one notebook's text from its twin, export, execute, clean: make nb NB=02_noise
+	jupytext --quiet --to ipynb --update --output nbs/$(NB).ipynb twins/$(NB).py
 	nbdev-export
-	jupyter nbconvert --to notebook --execute --inplace --log-level WARN nbs/$(NB).ipynb
+	jupyter nbconvert --to notebook --execute --inplace --log-level ERROR nbs/$(NB).ipynb
 	nbdev-clean --fname nbs/$(NB).ipynb
+
+nbs: $(READY) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
+	@for nb in $$(cd nbs && ls *.ipynb experiments/*.ipynb); do name=$${nb%.ipynb}; \
+	  if [ -f twins/$$name.py ] && ! jupytext --quiet --to py:percent --output - nbs/$$nb | cmp -s - twins/$$name.py; then $(MAKE) nb NB=$$name || exit 1; fi; done
+	nbdev-export
+	nbdev-clean
+	$(MAKE) readme
+	$(RUN) -m pytest tests/test_notebooks.py
+
+clean: ## remove the environment and everything that was generated
+	rm -rf $(VENV) runs twins

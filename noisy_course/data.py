@@ -319,7 +319,7 @@ def encode(
 
 # %% ../nbs/01_data.ipynb #bd9d2df7
 def _read_reviews_xz(raws):
-    rows = [json.loads(line) for line in lzma.decompress(raws[0]).decode("utf-8").splitlines()]
+    rows = [json.loads(line) for line in io.BytesIO(lzma.decompress(raws[0]))]
     return _imdb(digest(raws[0], "0" * 64), [(r["split"], r["id"], r["label"], r["text"]) for r in rows])
 
 def _read_reviews_tar(raws):

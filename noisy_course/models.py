@@ -21,7 +21,7 @@ class Dropout(nn.Module):
     ):
         super().__init__()
         expect(0 <= p < 1 and round(256 * p) < 256, "p", "a number from 0 to below 255.5/256", p)
-        self.p, self.shape = p, shape
+        self.p, self.dropped, self.shape = p, round(256 * p), shape
         self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
 
     def extra_repr(self)->str:
@@ -34,8 +34,7 @@ class Dropout(nn.Module):
         "Drop and enlarge while training."
         if not self.training: return x
         if self.mask.numel() == 0: return x * dropout(x.new_ones(len(x), *self.shape), self.p)
-        dropped = round(256 * self.p)
-        return x * (self.mask >= dropped) / (1 - dropped / 256)
+        return x * (self.mask >= self.dropped) / (1 - self.dropped / 256)
 
 # %% ../nbs/03_models.ipynb #4eb63db4
 def MLP(

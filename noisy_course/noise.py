@@ -168,13 +168,13 @@ def sparse(
     generator: Generator, # decides which
 ) -> Tensor: # T, (C, C), float64
     "Each class turns into a few random others, equally likely."
-    T = (1 - rate) * symmetric(n_classes, 0)
     check_rate(rate)
+    stay = (1 - rate) * symmetric(n_classes, 0)
     expect(isinstance(n_targets, Integral) and 1 <= n_targets < n_classes, "n_targets", f"a whole number in 1..{n_classes - 1}", n_targets)
     _check_generator(generator)
     order = torch.rand(n_classes, n_classes, generator=generator, device=generator.device).cpu()
     targets = order.fill_diagonal_(2).argsort(1)[:, :n_targets]
-    return T.scatter(1, targets, rate / n_targets)
+    return stay.scatter(1, targets, rate / n_targets)
 
 # %% ../nbs/02_noise.ipynb #e8b77157
 def corrupt(

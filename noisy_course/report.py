@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'SETTING', 'CELL', 'LEAST_STD', 'KNOWS_T', 'RUN', 'PROVENANCE', 'COLUMNS', 'SCALES', 'SAID', 'OUTCOMES',
-           'TAUGHT', 'SIMPLE', 'FINDINGS', 'RULES', 'NAMES', 'FIGURE1', 'LEGEND', 'INTRO', 'PAGES', 'published_tables',
-           'published', 'welch', 'apart', 'highlights', 'read_results', 'cell_means', 'side_by_side', 'orderings',
-           'findings', 'far_cells', 'reasons', 'coverage', 'readme_table', 'terminal_table', 'figure1_points',
-           'figure1', 'curve_points', 'training_curves', 'transitions', 'row_error', 'provenance', 'write_report']
+           'TAUGHT', 'SIMPLE', 'FINDINGS', 'RULES', 'NAMES', 'FIGURE1', 'METRICS', 'LEGEND', 'INTRO', 'PAGES',
+           'published_tables', 'published', 'welch', 'apart', 'highlights', 'read_results', 'cell_means',
+           'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'coverage', 'readme_table',
+           'terminal_table', 'figure1_points', 'figure1', 'curve_points', 'training_curves', 'transitions', 'row_error',
+           'provenance', 'write_report']
 
 # %% ../nbs/21_report.ipynb #5e926914
 import json
@@ -256,19 +257,19 @@ def _scales(results, paper, table):
     found = set(_pick(results, paper=paper, table=table, metric="accuracy").scale)
     return [s for s in SCALES if s in found] + sorted(found - set(SCALES))
 
-def _covered(results, paper, table, scale):
-    both = side_by_side(results, paper, table, scale)
+def _score(both):
     done, order = both[both.our_n.notna()], orderings(both).query("outcome != 'not run'")
     near = (done.difference.abs() <= 2 * done.paper_std.clip(lower=LEAST_STD) + 1e-9)[done.paper_std.notna()]
-    return dict(paper=paper, table=table, scale=scale, cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=_span(done.our_n),
-                difference=done.difference.abs().median(), within=near.sum(), within_of=len(near),
-                orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(), orderings_of=len(order))
+    outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(), orderings_of=len(order))
+    return dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=_span(done.our_n), difference=done.difference.abs().median(),
+                largest=done.difference.abs().max(), within=near.sum(), within_of=len(near)) | outcomes
 
 def coverage(
     results: pd.DataFrame, # from `read_results`
 ) -> pd.DataFrame: # one row a published table and scale
     "How many cells of each published table are done, at which scale, and how close they are."
-    return pd.DataFrame([_covered(results, *t, scale) for t in published_tables() for scale in _scales(results, *t) or ["none"]])
+    found = [(*t, scale) for t in published_tables() for scale in _scales(results, *t) or ["none"]]
+    return pd.DataFrame([dict(zip(("paper", "table", "scale"), f)) | _score(side_by_side(results, *f)) for f in found])
 
 # %% ../nbs/21_report.ipynb #364d5230
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
@@ -291,10 +292,12 @@ def _readable(frame):
 # %% ../nbs/21_report.ipynb #797384bb
 def _of(part, whole): return f"{part} of {whole}" if whole else "–"
 
+def _points(x): return "–" if pd.isna(x) else f"{x:.1f} points"
+
 def _told(c):
-    near = f"{c.difference:.1f} points" if c.cells else "–"
     return {"paper": _named(c.paper), "table": _named(c.table), "scale": c.scale, "cells": _of(c.cells, c.of), "runs a cell": c.n or "–",
-            "median difference": near, "within 2 ±": _of(c.within, c.within_of), "orderings that hold": _of(c.orderings, c.orderings_of)}
+            "median difference": _points(c.difference), "largest": _points(c.largest), "within 2 ±": _of(c.within, c.within_of),
+            "orderings that hold": _of(c.orderings, c.orderings_of)}
 
 def readme_table(
     results: pd.DataFrame, # from `read_results`
@@ -365,6 +368,8 @@ def figure1(
     return curves(_range(points), "rate", "mean", "method", title, "rate of asymmetric noise, N", "test accuracy, %", error="std")
 
 # %% ../nbs/21_report.ipynb #1e045e77
+METRICS = dict(valid_loss="loss on the noisy validation set", valid_accuracy="accuracy on the noisy validation set")
+
 def curve_points(
     results: pd.DataFrame, # from `read_results`
     metric: str, # a metric with a value for each epoch, e.g. "test_accuracy"
@@ -381,10 +386,9 @@ def training_curves(
 ) -> go.Figure: # a line a method, with a band of one std
     "Training curves of all methods in a setting."
     last = points[points.epoch == points.epoch.max()].set_index("method")["mean"]
-    accuracy = metric.endswith("accuracy")
-    finding = f"{pretty(last.idxmax())} ends highest, at {last.max():.1f} %" if accuracy else "only the shape compares, not the height"
-    label = pretty(metric) + (", %" if accuracy else "")
-    return curves(_range(points), "epoch", "mean", "method", f"{pretty(metric).capitalize()}: {finding}", "epoch", label, error="std")
+    accuracy, label = metric.endswith("accuracy"), METRICS.get(metric, pretty(metric))
+    finding = f"{pretty(last.idxmax())} ends highest, at {last.max():.1f} %" if accuracy else "compare the shapes, not the heights"
+    return curves(_range(points), "epoch", "mean", "method", f"{label.capitalize()}: {finding}", "epoch", label + ", %" * accuracy, error="std")
 
 # %% ../nbs/21_report.ipynb #8e7767a0
 def _entries(rows, kind):
@@ -430,7 +434,7 @@ def _table(frame, caption):
 
 def _figure(fig, note="", wide=False):
     title, fig = fig.layout.title.text, go.Figure(fig)
-    fig.update_layout(title=None, width=None, autosize=True, margin_t=50 if wide else 20)
+    fig.update_layout(title=None, width=None, height=None, autosize=True, margin_t=50 if wide else 20)
     return dict(caption=title, note=note, wide=wide, json=fig.to_json().replace("<", "\\u003c"))
 
 def _section(title, *text, tables=(), grids=(), figures=(), level=2, fold=False):
@@ -541,7 +545,7 @@ def _why_page(results, paper, table, scales):
         cells = why.drop_duplicates(CELL)
         text = f"{len(cells)} cells differ by more than 2 points." + (" A row is the cell run again with one thing changed." if why["mean"].notna().any() else "")
         untold = _readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
-        told = _readable(why.dropna(subset="mean"))
+        told = _readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours", mean="with the change"))
         frames = [(_summary(why), "What each change does to these cells, in points."), (told, "Every cell and change: percent, and points moved and left."),
                   (untold, "Cells without a run that would explain them.")]
         yield _section(f"Scale {scale}", text, tables=[_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
@@ -561,7 +565,9 @@ def _provenance_page(results, paper, table, scales):
     blocks = _readable_blocks(provenance(_pick(results, paper=paper)))
     yield _section("Blocks", text if len(blocks) else "No results yet.", tables=[_table(blocks, "Where the results came from.")] if len(blocks) else [])
 
-def _readable_blocks(blocks): return blocks[["block", *(c for c in blocks if c != "block")]]
+def _readable_blocks(blocks):
+    tree = blocks.dirty.map(dict(zip(("True", "False"), ("yes", "no")))).fillna("not said").rename("uncommitted changes")
+    return pd.concat([blocks[["block", "table", "scale", "dataset", "model", "variant"]], blocks.loc[:, "runs":].drop(columns=["dataset", "model", "variant", "dirty"]), tree], axis=1)
 
 INTRO = "Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, laptop minutes, paper is the paper's own protocol."
 
@@ -569,8 +575,13 @@ def _overview(results):
     frame = coverage(results)
     said = [f"{_named(c.paper)}, {_named(c.table)}: {c.cells} of {c.of} cells" + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
     note = "“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints one."
-    table = _table(pd.DataFrame(map(_told, frame.itertuples())), "Coverage: what of each published table was run, at which scale, and how close it is.")
-    yield _section("What has been reproduced", INTRO, *said, note, tables=[table])
+    tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."), (_by_block(results), "The same for each block.")]
+    yield _section("What has been reproduced", INTRO, *said, note, tables=[_table(pd.DataFrame(map(_told, f.itertuples())), c) for f, c in tables if len(f)])
+
+def _by_block(results):
+    both = [(paper, side_by_side(results, paper, table, scale)) for paper, table in published_tables() for scale in _scales(results, paper, table)]
+    parts = [(dict(paper=paper, table=_block(*block), scale=part.scale.iloc[0]), _score(part)) for paper, b in both for block, part in b.groupby(["dataset", "model"], sort=False)]
+    return pd.DataFrame([names | score for names, score in parts if score["cells"]])
 
 # %% ../nbs/21_report.ipynb #9f8f98a6
 PAGES = [("", "", _table_page), ("figure1", "Figure 1", _figure1_page), ("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),

@@ -1,0 +1,503 @@
+"""The engine against a plain loop, runs in company against runs alone, resume after every kind of end, and bad days."""
+import errno
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Generator, nn
+from torch.nn import functional as F
+
+from noisy_course import noise, training
+from noisy_course.data import Dataset, random_flip, split
+from noisy_course.loss_correction import METHODS, cross_entropy, estimate_transition
+from noisy_course.models import MLP, Dropout, initialise
+from noisy_course.training import Company, Method, Recipe, Run, Stack, generator, random_bytes, take, take_each, train
+
+N, C, PIXELS = 150, 4, (1, 4, 4)
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+# --- a small world ---
+
+def toy(n=N, seed=0):
+    "Noisy copies of four small pictures."
+    g = Generator().manual_seed(seed)
+    centres = torch.randint(256, (C, *PIXELS), generator=g)
+    draw = lambda y: ((centres[y] + torch.randint(256, (len(y), *PIXELS), generator=g)) // 2).to(torch.uint8)
+    y, y_test = torch.randint(C, (n,), generator=g), torch.randint(C, (50,), generator=g)
+    return Dataset("toy", draw(y), y, draw(y_test), y_test, tuple("abcd"))
+
+DATA, T = toy(), noise.symmetric(C, .3)
+RECIPE = Recipe(epochs=3, batch_size=32)
+
+def network(g, hidden=16, dropout=.5): return initialise(MLP(C, hidden, dropout, inputs=16), g)
+def noisy(seed, data=DATA): return noise.corrupt(data.train_y, T, generator(seed, "noise"))
+def run(method, seed=0, **changes): return replace(Run(METHODS.get(method, method), noisy(seed), T, seed), **changes)
+def fit(runs, recipe=RECIPE, build=network, data=DATA, **more): return train(data, runs, build, recipe, **more)
+
+def numbers(trained, i):
+    "All that a run's training gave, times aside."
+    curve = trained.curves[lambda rows: (rows.run == i) & ~rows.metric.str.contains("seconds")]
+    weights = [trained.module(i, which).state_dict() for which in ("best", "last")]
+    return curve.value.to_numpy(), [v.numpy() for state in weights for v in state.values()]
+
+def assert_same(a, i, b, j):
+    (curve_a, weights_a), (curve_b, weights_b) = numbers(a, i), numbers(b, j)
+    np.testing.assert_array_equal(curve_a, curve_b)
+    for one, other in zip(weights_a, weights_b, strict=True): np.testing.assert_array_equal(one, other)
+
+def values(trained, i, metric): return trained.curves.query("run == @i and metric == @metric").value.tolist()
+
+
+# A method that remembers: small losses count, large ones do not, as the best network so far sees it.
+
+def weighted(logits, target, reduction="none", weight=None):
+    losses = cross_entropy(logits, target, reduction="none")
+    return losses if weight is None else weight * losses
+
+def trust(moment):
+    p = moment.probabilities("best" if moment.epoch % 2 else "last")
+    own = p.gather(1, moment.run.labels[:, None]).squeeze(1)
+    return dict(weight=(own >= own.quantile(.3)).float() * .5 + .5 * moment.state["weight"])
+
+SMALL_LOSS = Method("small_loss", weighted, state=lambda run: dict(weight=torch.ones(len(run.labels))), between=trust)
+SCALED = Method("scaled", cross_entropy, layer=lambda C: nn.BatchNorm1d(C, momentum=.3), keep_layer=False)
+EVERY = [*METHODS.values(), SMALL_LOSS, SCALED]
+
+
+# --- in company and alone ---
+
+@pytest.mark.parametrize("hidden", [16, 7])
+def test_in_company_as_alone(hidden):
+    "Dropout on, four methods, a last batch that is smaller: the same bits."
+    runs, build = [run(m, s) for s, m in enumerate(["cross_entropy", "forward", "unhinged", "backward"])], partial(network, hidden=hidden)
+    together = fit(runs, build=build)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one], build=build), 0)
+
+def test_every_method_in_company_as_alone():
+    runs = [run(method, seed=3) for method in EVERY]
+    together = fit(runs)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
+
+def test_neither_order_nor_size_of_the_company_counts():
+    runs = [run(m, seed) for m in ("forward_estimated", "sigmoid", "cross_entropy", SMALL_LOSS) for seed in (0, 1)]
+    usual, shuffled = fit(runs), [5, 0, 7, 2, 1, 6, 3, 4]
+    for other in (fit([runs[i] for i in shuffled]), fit([runs[i] for i in shuffled], replace(RECIPE, company=3))):
+        for j, i in enumerate(shuffled):
+            assert other.runs[j].seed == runs[i].seed and other.runs[j].method == runs[i].method
+            assert_same(other, j, usual, i)
+
+def test_with_augmentation_in_company_as_alone():
+    runs, recipe = [run("cross_entropy", 0), run("savage", 1)], replace(RECIPE, augment=random_flip)
+    together = fit(runs, recipe)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe), 0)
+    assert not np.array_equal(numbers(together, 0)[0], numbers(fit(runs), 0)[0])
+
+def test_the_same_run_twice():
+    one = run("forward")
+    twice = fit([one, one])
+    assert_same(twice, 0, twice, 1)
+
+def test_two_methods_of_one_name_stay_apart():
+    scale = lambda factor: Method("scaled", lambda logits, target, reduction: factor * cross_entropy(logits, target, reduction), layer=nn.BatchNorm1d)
+    runs = [run(scale(1.)), run(scale(.01))]
+    together = fit(runs)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
+
+def test_seeds_split_seeds_labels_and_T_count():
+    base, others = run("forward"), [dict(seed=1), dict(split_seed=1), dict(labels=noisy(9)), dict(T=noise.symmetric(C, .1))]
+    trained = fit([base, *(replace(base, **change) for change in others)])
+    curves = [values(trained, i, "train_loss") for i in range(5)]
+    assert all(curves[0] != other for other in curves[1:])
+
+def test_global_streams_are_left_alone():
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    fit([run("unhinged"), run("forward_estimated")], replace(RECIPE, epochs=1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+
+def test_global_streams_do_not_count():
+    a = fit([run("unhinged"), run("forward_estimated")])
+    torch.rand(5)
+    assert_same(a, 1, fit([run("unhinged"), run("forward_estimated")]), 1)
+
+
+# --- against a plain loop ---
+
+def plain_loop(run, net, optimizer, loss, epochs, size=32):
+    "What anybody would write; only the draws are the engine's."
+    rows, valid = split(N, .1, run.stream("split"))
+    order, draws = run.stream("order"), run.stream("dropout")
+    drops, x, curve = [m for m in net.modules() if isinstance(m, Dropout)], DATA.train_x / 255, []
+    for _ in range(epochs):
+        net.train()
+        batches = rows[torch.randperm(len(rows), generator=order)].split(size)
+        masks, total = [random_bytes((len(batches), size, *m.shape), draws) for m in drops], 0
+        for k, batch in enumerate(batches):
+            for m, bytes_ in zip(drops, masks): m.mask = bytes_[k][:len(batch)]
+            value = loss(net(x[batch]), run.labels[batch])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += len(batch) * value.item()
+        with torch.no_grad(): curve.append((total / len(rows), loss(net.eval()(x[valid]), run.labels[valid]).item()))
+    return curve
+
+def assert_plain(run, plain_net, optimizer, loss, recipe, build, rtol=1e-5, epochs=2):
+    curve = plain_loop(run, plain_net, optimizer, loss, epochs)
+    trained = fit([run], replace(recipe, epochs=epochs), build)
+    ours = list(zip(values(trained, 0, "train_loss"), values(trained, 0, "valid_loss")))
+    np.testing.assert_allclose(ours, curve, rtol=rtol)
+    for name, value in trained.module(0, "last")[0].state_dict().items():
+        torch.testing.assert_close(value, plain_net.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+def forward_loss(logits, labels): return F.nll_loss((logits.softmax(-1) @ T.float()).log(), labels)
+
+@pytest.mark.parametrize("name, loss", [("cross_entropy", F.cross_entropy), ("forward", forward_loss)])
+def test_adagrad_as_in_a_plain_loop(name, loss):
+    one = run(name)
+    net = network(one.stream("network"))
+    assert_plain(one, net, torch.optim.Adagrad(net.parameters(), lr=.01, eps=1e-6), loss, RECIPE, network)
+
+SGD = partial(torch.optim.SGD, lr=.05, momentum=.9, weight_decay=1e-3)
+
+def conv(g):
+    return initialise(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, C)), g)
+
+@pytest.mark.parametrize("company", [1, None])
+@pytest.mark.parametrize("build", [network, conv])
+def test_sgd_as_in_a_plain_loop(build, company):
+    one = run("cross_entropy")
+    net = build(one.stream("network"))
+    assert_plain(one, net, SGD(net.parameters()), F.cross_entropy, replace(RECIPE, optimizer=SGD, company=company), build)
+
+def test_convolutions_one_at_a_time():
+    "company=1 calls the module itself, and every run is as it is without the others."
+    runs, recipe = [run("cross_entropy", 0), run("unhinged", 1)], replace(RECIPE, company=1, optimizer=SGD, augment=random_flip)
+    together = fit(runs, recipe, conv)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe, conv), 0)
+    assert together.module(0)[0][1].num_batches_tracked > 0
+
+def test_the_schedule_sets_the_learning_rate():
+    still = replace(RECIPE, optimizer=SGD, schedule=lambda epoch: float(epoch < 2))
+    two, three = (fit([run("cross_entropy")], replace(still, epochs=n)) for n in (2, 3))
+    for a, b in zip(two.module(0, "last").parameters(), three.module(0, "last").parameters()): assert torch.equal(a, b)
+
+def test_bf16_is_close():
+    runs = [run("cross_entropy"), run("forward", 1)]
+    a, b = fit(runs), fit(runs, replace(RECIPE, precision="bf16"))
+    for i in range(2): np.testing.assert_allclose(values(a, i, "train_loss"), values(b, i, "train_loss"), rtol=.03)
+    assert a.module(0)[0][1].weight.dtype == b.module(0)[0][1].weight.dtype == torch.float32
+
+@compiler
+def test_compiled_is_eager_to_five_digits():
+    data, recipe = toy(80), Recipe(epochs=2, batch_size=36)
+    runs = [run(m, labels=noisy(0, data)) for m in ("cross_entropy", "forward", "unhinged")]
+    a, b = (fit(runs, replace(recipe, compiled=c), partial(network, hidden=8), data) for c in (False, True))
+    for i in range(3):
+        for metric in ("train_loss", "valid_loss"): np.testing.assert_allclose(values(a, i, metric), values(b, i, metric), rtol=1e-5)
+
+@gpu
+def test_on_a_gpu(tmp_path):
+    runs = [run("forward_estimated"), run("unhinged", 1)]
+    together, alone = fit(runs, device="cuda", folder=tmp_path), fit(runs[1:], device="cuda")
+    np.testing.assert_allclose(values(together, 1, "train_loss"), values(alone, 0, "train_loss"), rtol=1e-3)
+    assert_same(fit(runs, device="cuda", folder=tmp_path), 0, together, 0)
+
+
+# --- parts ---
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.lists(st.integers(0, 5), max_size=3))
+def test_random_bytes_have_any_shape_and_one_stream(seed, shape):
+    a, b = (random_bytes(tuple(shape), generator(seed, "dropout")) for _ in range(2))
+    assert a.shape == torch.Size(shape) and a.dtype == torch.uint8 and torch.equal(a, b)
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.floats(.01, .9))
+def test_an_epoch_sees_each_training_row_once_and_no_other(seed, fraction):
+    company = Company(DATA, [run("cross_entropy", seed), run("cross_entropy", seed + 1)], network, replace(RECIPE, valid_fraction=fraction))
+    first, second = company.orders(), company.orders()
+    every = torch.cat([first, company.valid_rows], 1).sort().values
+    assert torch.equal(every, torch.arange(N).expand(2, N))
+    assert torch.equal(first.sort().values, second.sort().values)
+    if first.shape[1] > 9: assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+def test_take():
+    x, rows = torch.arange(24).view(6, 4), torch.tensor([[0, 5, 5], [3, 1, 0]])
+    assert torch.equal(take(x, rows), x[rows])
+    each = torch.stack([x, -x])
+    assert torch.equal(take_each(each, rows), torch.stack([x[rows[0]], -x[rows[1]]]))
+
+def test_a_stack_is_its_modules():
+    modules = [network(generator(seed, "network")).eval() for seed in range(3)]
+    inputs = torch.rand(3, 5, *PIXELS, generator=generator(0, "inputs"))
+    stack = Stack([initialise(MLP(C, 16, .5, 16), generator(seed, "network")).eval() for seed in range(3)])
+    expected = torch.stack([m(x) for m, x in zip(modules, inputs)])
+    torch.testing.assert_close(stack(inputs), expected)
+    torch.testing.assert_close(stack(inputs[0], shared=True), torch.stack([m(inputs[0]) for m in modules]))
+    for r, m in enumerate(modules):
+        for name, value in m.state_dict().items(): assert torch.equal(stack.numbers()[name][r], value)
+
+
+# --- what is recorded and kept ---
+
+def test_every_epoch_is_recorded_for_every_run():
+    trained = fit([run("cross_entropy"), run("forward_estimated", 1)])
+    counts = trained.curves.groupby(["run", "metric"]).epoch.apply(list)
+    assert {metric for _, metric in counts.index} >= {"train_loss", "valid_loss", "valid_accuracy", "test_accuracy", "seconds"}
+    assert counts.map(lambda epochs: epochs == [1, 2, 3]).all() and len(counts.loc[0]) == len(counts.loc[1])
+    assert trained.curves[trained.curves.metric.str.contains("accuracy")].value.between(0, 100).all()
+
+def test_best_is_the_epoch_of_the_lowest_validation_loss():
+    chance = torch.randint(C, (N,), generator=generator(0, "chance"))
+    runs = [run(m, labels=chance) for m in ("cross_entropy", "forward", "unhinged")]
+    recipe = replace(RECIPE, epochs=8, optimizer=partial(torch.optim.Adagrad, lr=.1))
+    trained, chosen = fit(runs, recipe, partial(network, dropout=0., hidden=64)), []
+    valid = split(N, .1, runs[0].stream("split"))[1]
+    for i, one in enumerate(runs):
+        losses, told = values(trained, i, "valid_loss"), dict(T=T) if one.method.given else {}
+        for which, expected in (("best", min(losses)), ("last", losses[-1])):
+            with torch.no_grad(): logits = trained.module(i, which)(DATA.train_x[valid] / 255)
+            assert one.method.loss(logits, chance[valid], **told).mean().item() == pytest.approx(expected, rel=1e-4)
+        chosen.append(np.argmin(losses))
+    assert min(chosen) < 7
+
+def test_accuracies_are_those_of_the_module():
+    trained = fit([run("unhinged"), run(SCALED)])
+    for i in range(2):
+        with torch.no_grad(): right = trained.module(i, "last")(DATA.test_x / 255).argmax(-1) == DATA.test_y
+        assert values(trained, i, "test_accuracy")[-1] == pytest.approx(100 * right.double().mean().item())
+    assert [len(trained.module(i)) for i in range(2)] == [2, 1]
+
+def test_probabilities_are_those_of_the_module():
+    trained = fit([run("unhinged")])
+    with torch.no_grad(): expected = trained.module(0, "last")(DATA.train_x / 255).softmax(-1)
+    torch.testing.assert_close(trained.probabilities(0, "last"), expected)
+
+def test_what_is_remembered_changes_the_training():
+    trained = fit([run("cross_entropy"), run(SMALL_LOSS)])
+    a, b = (values(trained, i, "train_loss") for i in range(2))
+    assert a[0] == b[0] and a[1] != b[1]
+
+
+# --- two stages ---
+
+def test_T_is_what_the_first_stage_shows():
+    runs = [run("forward_estimated", T=None), run("cross_entropy"), run("backward_estimated")]
+    trained = fit(runs)
+    alone = fit(runs[1:2])
+    expected = estimate_transition(alone.probabilities(0), 97)
+    for i in (0, 2): assert torch.equal(trained.runs[i].T, expected)
+    assert_same(trained, 1, alone, 0)
+
+def test_the_first_stage_is_shared():
+    asked, totals = [run(m) for m in ("forward_estimated", "backward_estimated", "cross_entropy")], []
+    both = fit(asked, progress=lambda done, total: totals.append((done, total)))
+    assert totals[-1] == (9, 9)
+    without = fit(asked[:1], progress=lambda done, total: totals.append((done, total)))
+    assert totals[-1] == (6, 6)
+    assert_same(both, 0, without, 0)
+
+def test_the_second_stage_is_the_method_told_T():
+    trained = fit([run("forward_estimated")])
+    assert_same(trained, 0, fit([run("forward", T=trained.runs[0].T)]), 0)
+
+def test_each_seed_has_its_own_estimate():
+    trained = fit([run("forward_estimated", seed) for seed in (0, 1)])
+    assert not torch.equal(trained.runs[0].T, trained.runs[1].T)
+
+
+# --- checkpoints ---
+
+LIVELY = [run("unhinged"), run("forward_estimated", 1), run(SMALL_LOSS, 2), run(SCALED, 3)]
+LIVELY_RECIPE = replace(RECIPE, augment=random_flip)
+
+@pytest.fixture(scope="module")
+def undisturbed(): return fit(LIVELY, LIVELY_RECIPE)
+
+@pytest.fixture
+def save_each_epoch(monkeypatch): monkeypatch.setattr(training._finish, "__defaults__", (-1,))
+
+class StopAfterNewWork:
+    "A progress function that is Ctrl-C as soon as there is more than ever before."
+    reached = 0
+    def __call__(self, done, total):
+        if done > self.reached:
+            self.reached = done
+            raise KeyboardInterrupt
+
+def test_resume_after_each_epoch(tmp_path, save_each_epoch, undisturbed):
+    stop, stops = StopAfterNewWork(), 0
+    while stops < 20:
+        try: trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=stop)
+        except KeyboardInterrupt: stops += 1
+        else: break
+    assert stops == 2 * RECIPE.epochs
+    for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
+    assert torch.equal(trained.companies[2][0].groups[2].state["weight"], undisturbed.companies[2][0].groups[2].state["weight"])
+
+@pytest.mark.parametrize("at", [4, 8, 16])
+def test_ctrl_c_before_or_after_a_checkpoint(tmp_path, undisturbed, at):
+    def stop(done, total):
+        if done >= at: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=stop)
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
+    for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
+
+def test_a_finished_training_is_read_not_repeated(tmp_path, monkeypatch, undisturbed):
+    fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
+    monkeypatch.setattr(Company, "train", None)
+    told = []
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=lambda *numbers: told.append(numbers))
+    assert told[-1] == (15, 15)
+    for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
+
+def test_resume_with_convolutions(tmp_path, save_each_epoch):
+    runs, recipe, stop = [run("cross_entropy", 0), run("savage", 1)], replace(RECIPE, company=1, optimizer=SGD, schedule=lambda e: .5 ** e), StopAfterNewWork()
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt): fit(runs, recipe, conv, folder=tmp_path, progress=stop)
+    trained, expected = fit(runs, recipe, conv, folder=tmp_path), fit(runs, recipe, conv)
+    for i in range(2): assert_same(trained, i, expected, i)
+
+def die(folder, how):
+    "In a process of its own: train, and be killed at an epoch's end or in the middle of writing a checkpoint."
+    training._finish.__defaults__ = (-1,)
+    save, saved, end = torch.save, [], lambda: os.kill(os.getpid(), signal.SIGKILL)
+    def half(state, path):
+        saved.append(path)
+        if len(saved) < 2: return save(state, path)
+        whole = io.BytesIO()
+        save(state, whole)
+        Path(path).write_bytes(whole.getvalue()[:whole.tell() // 2])
+        end()
+    if how == "writing": torch.save = half
+    fit(LIVELY, LIVELY_RECIPE, folder=folder, progress=lambda done, total: done >= 4 and how == "epoch" and end())
+
+def test_kill_9(tmp_path, undisturbed):
+    "Killed at the end of the first epoch, then while the third is being written, then left in peace."
+    command = "import sys, test_training; test_training.die(*sys.argv[1:])"
+    for how, epochs in (("epoch", 1), ("writing", 2)):
+        ended = subprocess.run([sys.executable, "-c", command, str(tmp_path), how], cwd=Path(__file__).parent, capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert torch.load(tmp_path / "first-0.pt", weights_only=True)["epoch"] == epochs
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
+    for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, save_each_epoch, undisturbed):
+    save, saved = torch.save, []
+    def full(state, path):
+        saved.append(path)
+        if len(saved) < 2: return save(state, path)
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"): fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["first-0.pt"]
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
+    for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
+
+OTHERS = dict(seed=run("forward", 1, labels=noisy(0)), split=run("forward", split_seed=5), labels=run("forward", labels=noisy(7)),
+              method=run("backward"), T=run("forward", T=noise.symmetric(C, .1)))
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_checkpoint_of_other_runs_is_refused(tmp_path, other):
+    recipe = replace(RECIPE, epochs=1)
+    fit([run("forward")], recipe, folder=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint of these runs.*first-0.pt"): fit([OTHERS[other]], recipe, folder=tmp_path)
+
+@pytest.mark.parametrize("change", [dict(epochs=2), dict(batch_size=16), dict(company=1)])
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change):
+    recipe, runs = replace(RECIPE, epochs=1), [run("forward"), run("savage")]
+    fit(runs, recipe, folder=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint of these runs.*first-0.pt"): fit(runs, replace(recipe, **change), folder=tmp_path)
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    fit([run("forward")], replace(RECIPE, epochs=1), folder=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint of these runs.*first-0.pt"):
+        fit([run("forward")], replace(RECIPE, epochs=1), partial(network, hidden=8), folder=tmp_path)
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    (tmp_path / "first-0.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="first-0.pt"): fit([run("forward")], folder=tmp_path)
+
+
+# --- bad days ---
+
+def refused(argument, runs, recipe=RECIPE, data=DATA):
+    "A ValueError that names the argument, before any training."
+    def started(done, total): raise AssertionError("training has begun")
+    with pytest.raises(ValueError, match=rf"^{argument}: expected "): fit(runs, recipe, data=data, progress=started)
+
+def changed(labels, row, value):
+    labels = labels.clone()
+    labels[row] = value
+    return labels
+
+@pytest.mark.parametrize("labels", [
+    changed(noisy(0), 5, C), changed(noisy(0), 5, -1), noisy(0)[:-1], noisy(0)[None], F.one_hot(noisy(0), C),
+    noisy(0).float(), noisy(0).bool(), noisy(0).int()], ids=["C", "-1", "short", "row", "one-hot", "float", "bool", "int32"])
+def test_bad_labels(labels): refused("labels", [run("cross_entropy"), run("cross_entropy", labels=labels)])
+
+bad_T = dict(missing=None, small=torch.eye(C - 1), sums=2 * T, negative=T - torch.eye(C) + torch.eye(C).roll(1, 1), nan=T * torch.nan, vector=T[0], integer=torch.eye(C, dtype=torch.long))
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+@pytest.mark.parametrize("T", bad_T)
+def test_bad_T(method, T): refused("T", [run("cross_entropy"), run(method), run(method, T=bad_T[T])])
+
+def test_a_singular_T_for_backward(): refused("T", [run("backward", T=torch.full((C, C), 1 / C))])
+
+@pytest.mark.parametrize("argument, value", [
+    ("epochs", 0), ("epochs", -1), ("batch_size", 0), ("batch_size", -5), ("company", 0), ("company", -1), ("precision", "fp16"), ("precision", ""),
+    ("valid_fraction", 0.), ("valid_fraction", 1.), ("valid_fraction", -.1), ("valid_fraction", .999), ("valid_fraction", .001)])
+def test_bad_recipe(argument, value): refused(argument, [run("cross_entropy")], replace(RECIPE, **{argument: value}))
+
+def test_no_runs(): refused("runs", [])
+
+def test_nan_inputs():
+    x = DATA.train_x.float()
+    x[3, 0, 0, 0] = torch.nan
+    refused("train_x", [run("cross_entropy")], data=replace(DATA, train_x=x))
+
+def test_batch_normalisation_of_one_sample_is_refused():
+    "135 training rows in batches of 67 leave one sample, which has no spread."
+    recipe = replace(RECIPE, epochs=1, batch_size=67)
+    fit([run("cross_entropy")], recipe)
+    refused("batch_size", [run("unhinged")], recipe)
+
+@pytest.mark.filterwarnings("ignore:T is badly", "ignore:the estimated T")
+@pytest.mark.parametrize("labels", [noisy(0).where(noisy(0) != 3, 0), torch.zeros(N, dtype=torch.long)], ids=["no class 3", "one class only"])
+def test_empty_classes(labels):
+    trained = fit([run(method, labels=labels) for method in EVERY])
+    assert np.isfinite(trained.curves.value).all()
+    assert all(run.T is None or (run.T.sum(-1) - 1).abs().max() < 1e-6 for run in trained.runs)
+
+def diverging(method): return replace(method, name=f"diverging {method.name}", loss=lambda *args, **more: method.loss(*args, **more) * torch.inf)
+
+def test_a_run_that_diverges_disturbs_nobody():
+    sound = [run(m, seed) for seed, m in enumerate(["cross_entropy", "forward", "unhinged", SMALL_LOSS])]
+    bad = [run(diverging(METHODS[m])) for m in ("cross_entropy", "forward", "unhinged")]
+    trained, expected = fit([*bad, *sound]), fit(sound)
+    for i in range(len(sound)): assert_same(trained, len(bad) + i, expected, i)
+    for i in range(len(bad)): assert np.isnan(values(trained, i, "valid_loss")).all()
+
+@pytest.mark.filterwarnings("ignore:the estimated T")
+def test_all_runs_diverge():
+    recipe = replace(RECIPE, optimizer=partial(torch.optim.SGD, lr=1e30))
+    trained = fit([run(m) for m in ("cross_entropy", "unhinged", "forward_estimated", "backward_estimated")], recipe)
+    assert not np.isfinite(values(trained, 0, "valid_loss")[-1])
+    assert trained.curves[trained.curves.metric.str.contains("accuracy")].value.between(0, 100).all()
+    assert trained.probabilities(0, "best").isfinite().all()
