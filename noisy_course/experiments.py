@@ -426,6 +426,7 @@ def _done(todo, results):
             note = results / "progress" / f"{block.name}.json"
             yield json.loads(note.read_text()) if note.exists() else (0, total)
 
+# %% ../nbs/20_experiments.ipynb #b59fc538
 def _watch(process, todo, results):
     with tqdm(desc=f"{len(todo)} blocks", unit="run-epoch", smoothing=.05) as bar:
         try:

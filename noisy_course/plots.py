@@ -293,7 +293,7 @@ def from_triangle(
 
 # %% ../nbs/00_plots.ipynb #163ffdd5
 def _coloured(function, label):
-    x, y = np.meshgrid(np.linspace(0, 1, 31), np.linspace(0, CORNERS[2, 1], 31))
+    x, y = np.meshgrid(np.linspace(0, 1, 29), np.linspace(0, CORNERS[2, 1], 29))
     p = .94 * from_triangle(np.stack([x, y], -1)) + .02
     z = np.asarray(function(p), dtype=np.float32)
     return go.Contour(x=x[0], y=y[:, 0], z=z, colorscale="Blues_r", ncontours=14, line_width=.5, hoverinfo="skip",

@@ -125,12 +125,14 @@ def __call__(self: Stack,
     if not self.alone: return vmap(call, (0, None if shared else 0))(numbers, x)
     return call({n: v.squeeze(0) for n, v in numbers.items()}, channels_last(x if shared else x.squeeze(0)))[None]
 
+# %% ../nbs/04_training.ipynb #0cf9909c
 def channels_last(
     x: Tensor, # any
 ) -> Tensor: # the same values
     "Images in the memory order that convolutions like best."
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
+# %% ../nbs/04_training.ipynb #862e6de3
 @patch
 def load(self: Stack,
     numbers: dict, # as `numbers` gives them
@@ -172,14 +174,16 @@ class Group:
         logits = logits[self.rows]
         return self.layer(logits) if self.layer and (training or self.method.keep_layer) else logits
 
-    def loss(self,
-        logits: Tensor, # (R, B, C) of the whole company
-        labels: Tensor, # (R, B)
-        batch: Tensor | None = None, # (R, B) rows of the training set; none when validating
-    ) -> Tensor: # (runs, B)
-        "The method's loss of each sample."
-        state = {} if batch is None else {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
-        return self.method.loss(self.head(logits, training=True), labels[self.rows], reduction="none", **self.given, **state)
+# %% ../nbs/04_training.ipynb #1cc4ee63
+@patch
+def loss(self: Group,
+    logits: Tensor, # (R, B, C) of the whole company
+    labels: Tensor, # (R, B)
+    batch: Tensor | None = None, # (R, B) rows of the training set; none when validating
+) -> Tensor: # (runs, B)
+    "The method's loss of each sample."
+    state = {} if batch is None else {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
+    return self.method.loss(self.head(logits, training=True), labels[self.rows], reduction="none", **self.given, **state)
 
 # %% ../nbs/04_training.ipynb #515f52e1
 def take(
@@ -233,6 +237,7 @@ def group(self: Company,
     state = {n: torch.stack([s[n] for s in states]).to(self.device) for n in states[0]}
     return Group(method, slice(rows[0], rows[-1] + 1), given, layer, state)
 
+# %% ../nbs/04_training.ipynb #04726343
 @patch
 def parts(self: Company) -> list: # (name, Stack, rows)
     "All stacks of the company, and which of its runs they belong to."
@@ -258,6 +263,7 @@ def step(self: Company,
     self.optimizer.step()
     return losses.detach()
 
+# %% ../nbs/04_training.ipynb #e5b99fb0
 @patch
 def batch_losses(self: Company,
     x: Tensor, # (R, B, ...)
@@ -298,6 +304,7 @@ def orders(self: Company) -> Tensor: # (R, n)
     order = [torch.randperm(n, generator=g, device=self.device) for g in self.streams["order"]]
     return self.train_rows.gather(1, torch.stack(order))
 
+# %% ../nbs/04_training.ipynb #0976254d
 @patch
 def masks(self: Company,
     steps: int, # how many batches
@@ -310,6 +317,7 @@ def masks(self: Company,
         drawn = {name: torch.stack([random_bytes((len(n), B, *shape), g) for g in self.streams["dropout"]], 1) for name, shape in sites.items()}
         yield from ({name: m[k] for name, m in drawn.items()} for k in range(len(n)))
 
+# %% ../nbs/04_training.ipynb #b3ed2c61
 @patch
 def train_epoch(self: Company) -> Tensor: # (R,) mean training loss
     "One pass of every run through its training rows."
@@ -340,6 +348,7 @@ def evaluate(self: Company,
     n, tested = self.valid_rows.shape[1], len(self.dataset.test_y)
     return dict(valid_loss=loss / n, valid_accuracy=100 * right / n, test_accuracy=100 * correct / tested)
 
+# %% ../nbs/04_training.ipynb #b1040b1d
 @patch
 def right(self: Company,
     logits: Tensor, # (R, B, C)
@@ -393,6 +402,7 @@ def module(self: Company,
         modules[-1].load_state_dict({n: numbers[n][r - rows.start] for n in stack.module.state_dict()})
     return nn.Sequential(*modules).eval()
 
+# %% ../nbs/04_training.ipynb #68080e15
 @patch
 @torch.no_grad()
 def probabilities(self: Company,
@@ -495,6 +505,7 @@ def train_companies(
         places |= {i: (company, r) for r, i in enumerate(members)}
     return Trained(runs, [places[i] for i in range(len(runs))])
 
+# %% ../nbs/04_training.ipynb #5cd3c752
 def train_company(
     company: Company, # to be trained to its last epoch
     path: Path | None = None, # of its checkpoint
@@ -531,6 +542,7 @@ def first_runs(
         if first and not any(same_run(first, other) for other in chosen): chosen.append(first)
     return chosen
 
+# %% ../nbs/04_training.ipynb #7a7b111f
 def estimated(
     run: Run, # of a method with a first network
     one: Trained, # first runs
@@ -561,6 +573,7 @@ def train(
     places |= {id(run): at for run, at in zip(seconds, zip(two.runs, two.companies))}
     return Trained(*map(list, zip(*[places[id(run)] for run in runs])))
 
+# %% ../nbs/04_training.ipynb #722e7bb6
 def counter(
     progress: Callable | None, # (run-epochs done, of how many) → None
     total: int, # run-epochs

@@ -1,6 +1,7 @@
 """The report on made-up results in the form of the experiments' files: statistics against scipy, pages, and bad days."""
 import html.parser
 import json
+import os
 import re
 import unicodedata
 import warnings
@@ -233,6 +234,23 @@ def test_a_report_of_nothing_and_of_one_scale(tmp_path, results):
     index = write_report(pd.concat([results, results.assign(scale="smoke")]), tmp_path/"b", "smoke")
     assert "laptop:" not in pages(index.parent)["patrini2017_table2.html"]
 
+# The command
+
+def test_the_command_shows_the_table_and_writes_the_pages(tmp_path, capsys):
+    save(make(epochs=1, seeds=2), tmp_path/"results")
+    words = ["--results", str(tmp_path/"results"), "--site", str(tmp_path/"site"), "--scale", "laptop"]
+    report.main([*PAPER, "--dataset", "mnist", *words])
+    said = capsys.readouterr().out
+    assert "40 of 40 cells at scale laptop" in said and "IMDB" not in said and str(tmp_path/"site"/"index.html") in said
+    report.main(["patrini2017", "figure1", *words])
+    assert "figure1 has no published numbers" in capsys.readouterr().out
+
+def test_the_command_tells_mistakes_in_a_line(tmp_path):
+    (tmp_path/"x.parquet").write_bytes(b"")
+    with pytest.raises(SystemExit, match="x.parquet"): report.main(["--results", str(tmp_path), "--site", str(tmp_path/"site")])
+    (tmp_path/"file").write_text("")
+    with pytest.raises(SystemExit, match="file"): report.main(["--results", str(tmp_path/"nowhere"/".."), "--site", str(tmp_path/"file")])
+
 # Bad days
 
 def test_one_seed_and_missing_optional_columns(tmp_path):
@@ -247,10 +265,22 @@ def test_rates_stored_in_single_precision_still_match(tmp_path):
     frame = make(blocks=BLOCKS[:1]); frame["rate"] = frame.rate.astype("float32")
     assert side_by_side(read_results(save(frame, tmp_path)), *PAPER, "laptop").our_n.notna().sum() == 40
 
+def test_a_newer_definition_of_a_cell_replaces_the_older_whole(tmp_path):
+    save(make(blocks=BLOCKS[:1], epochs=2, seeds=5).assign(epochs=2, block="old"), tmp_path)
+    os.utime(tmp_path/"old.parquet", (1, 1))
+    save(make(blocks=BLOCKS[:1], epochs=4, seeds=3).assign(epochs=4, block="new"), tmp_path)
+    with pytest.warns(UserWarning, match="rows left out"): got = read_results(tmp_path)
+    assert set(got.block) == {"new"} and side_by_side(got, *PAPER, "laptop").our_n.max() == 3
+
+def test_more_seeds_of_the_same_definition_are_added(tmp_path):
+    frame = make(blocks=BLOCKS[:1], epochs=2, seeds=5)
+    save(frame[frame.seed < 3], tmp_path); save(frame[frame.seed >= 3].assign(block="more"), tmp_path)
+    assert side_by_side(read_results(tmp_path), *PAPER, "laptop").our_n.max() == 5
+
 def test_a_run_in_two_files_counts_once(tmp_path):
     frame = make(blocks=BLOCKS[:1], epochs=2)
     save(frame, tmp_path/"a"); save(frame.assign(value=0., block="old"), tmp_path/"b")
-    with pytest.warns(UserWarning, match="an earlier file"): got = read_results([tmp_path/"a", tmp_path/"b"])
+    with pytest.warns(UserWarning, match="an earlier folder or a newer file"): got = read_results([tmp_path/"a", tmp_path/"b"])
     assert len(got) == len(frame) and side_by_side(got, *PAPER, "laptop").our_n.max() == 3 and got.value.abs().sum() > 0
     with pytest.warns(UserWarning): assert read_results([tmp_path/"b", tmp_path/"a"]).value.abs().sum() == 0
 

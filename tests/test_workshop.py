@@ -59,21 +59,26 @@ def run(nb, folder):
     nb = deepcopy(nb)
     nb.cells.insert(0, new_code_cell("import socket\ndef no_internet(host, *rest, **more): raise OSError(f'no internet: {host}')\n"
                                      "socket.getaddrinfo = no_internet"))
-    NotebookClient(nb, kernel_name="python3", timeout=None, resources=dict(metadata=dict(path=str(folder)))).execute()
+    NotebookClient(nb, kernel_name="python3", timeout=None, startup_timeout=600, resources=dict(metadata=dict(path=str(folder)))).execute()
     return nb
 
 
-PROOF = """exec({stub!r}, globals())
-try: exec({check!r}, globals())
-except NotImplementedError as error:
-    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}): assert words in str(error), str(error)
-else: raise AssertionError("the stub passes its check")
-exec({solution!r}, globals())"""
+PROOF = """def __prove__():
+    exec({stub!r}, globals())
+    try: exec({check!r}, globals())
+    except NotImplementedError as error: said = str(error)
+    else: raise AssertionError("the stub passes its check")
+    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}): assert words in said, said
+    exec({solution!r}, globals())
+
+__prove__()"""
 
 def prover(nb):
-    "The chapter with its solutions; after each check the stub takes the solution's place, must fail the check, and leaves again."
-    handed_out, nb = student(nb), deepcopy(nb)
-    for e in reversed(check_cards(nb)):
+    """The chapter with its solutions, up to the last exercise. After each check the stub takes the solution's place, must fail
+    the check, and leaves again."""
+    handed_out, nb, cards = student(nb), deepcopy(nb), check_cards(nb)
+    del nb.cells[cards[-1].check + 1:]
+    for e in reversed(cards):
         proof = PROOF.format(stub=handed_out.cells[e.cell].source, solution=nb.cells[e.cell].source,
                              check=nb.cells[e.check].source, minutes=e.minutes.lower(), title=e.title)
         nb.cells.insert(e.check + 1, new_code_cell(proof))

