@@ -7,6 +7,7 @@ RUN     := $(BIN)/python
 PAPER   ?= patrini2017
 TABLE   ?= table2
 SITE    ?= runs/report
+README  ?= README.md
 export PATH := $(abspath $(BIN)):$(PATH)
 $(foreach key,DATA RESULTS DEVICE SCALE WORKERS,$(if $($(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
 ONLY     = $(foreach key,dataset model method noise rate profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
@@ -63,6 +64,11 @@ nb: $(READY) ## take one notebook's text from its twin, export, execute, clean: 
 	nbdev-export
 	jupyter nbconvert --to notebook --execute --inplace --log-level ERROR nbs/$(NB).ipynb
 	nbdev-clean --fname nbs/$(NB).ipynb
+
+readme: $(READY) ## README.md, from nbs/index.ipynb as it was executed
+	jupyter nbconvert --to markdown --stdout --log-level ERROR --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=remove-cell --TagRemovePreprocessor.remove_input_tags=remove-input nbs/index.ipynb \
+	  | sed -E 's#\]\(([0-9]{2}_|images/|experiments/)#](nbs/\1#g; s#\]\(\.\./#](#g' > $(README).part
+	mv $(README).part $(README)
 
 nbs: $(READY) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
 	@for nb in $$(cd nbs && ls *.ipynb experiments/*.ipynb); do name=$${nb%.ipynb}; \

@@ -251,14 +251,12 @@ def _variants(results, paper, table, scale):
 # %% ../nbs/21_report.ipynb #f96d2de2
 def reasons(
     results: pd.DataFrame, # from `read_results`; ablations have table "ablation" and a variant
-    paper: str, # e.g. "patrini2017"
-    table: str, # e.g. "table2"
-    scale: str, # one scale, of the cells and of the ablations
+    both: pd.DataFrame, # from `side_by_side`; the ablations are of its scale
     points: float = 2.0, # how far is far
 ) -> pd.DataFrame: # one row a far cell and variant: variant, mean, std, n, moved, left
     "What moved the cells that differ by more than some points, and how far."
-    far = far_cells(side_by_side(results, paper, table, scale), points)[[*CELL, "paper_mean", "our_mean", "difference"]]
-    tried = _variants(results, paper, table, scale)[[*CELL, "variant", "mean", "std", "n"]]
+    far = far_cells(both, points)[[*CELL, "paper_mean", "our_mean", "difference"]]
+    tried = _variants(results, *both[["paper", "table", "scale"]].iloc[0])[[*CELL, "variant", "mean", "std", "n"]]
     both = far.merge(tried, how="left", on=CELL)
     return both.assign(moved=both["mean"] - both.our_mean, left=both["mean"] - both.paper_mean)
 
@@ -275,12 +273,14 @@ def _score(both):
                 largest=done.difference.abs().max(), within=near.sum(), within_of=len(near)) | outcomes
 
 # %% ../nbs/21_report.ipynb #7f2c00bd
+def _sides(results): return [side_by_side(results, *t, scale) for t in published_tables() for scale in _scales(results, *t) or ["none"]]
+def _name(both): return dict(zip(("paper", "table", "scale"), both[["paper", "table", "scale"]].iloc[0]))
+
 def coverage(
     results: pd.DataFrame, # from `read_results`
 ) -> pd.DataFrame: # one row a published table and scale
     "How many cells of each published table are done, at which scale, and how close they are."
-    found = [(*t, scale) for t in published_tables() for scale in _scales(results, *t) or ["none"]]
-    return pd.DataFrame([dict(zip(("paper", "table", "scale"), f)) | _score(side_by_side(results, *f)) for f in found])
+    return pd.DataFrame([_name(both) | _score(both) for both in _sides(results)])
 
 # %% ../nbs/21_report.ipynb #364d5230
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
@@ -512,9 +512,8 @@ def _found(both, scale):
     frame = _readable(found.drop(columns="limit").assign(limit=found.limit)).rename(columns=dict(paper="paper, points", ours="ours, points"))
     yield _section("The paper's findings (a) to (d)", text, tables=[_table(frame, f"Findings of §5.2 as numbers, in the paper's table and in ours. Scale of ours: {scale}.")], level=3, fold=True)
 
-def _table_page(results, paper, table, scales):
-    for scale in scales or ["paper"]:
-        both = side_by_side(results, paper, table, scale)
+def _table_page(results, paper, table, sides):
+    for scale, both in sides.items():
         yield _section(f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells")
         yield from _grids(both)
         yield from _orders(both, scale)
@@ -525,8 +524,8 @@ def _paper_points(paper, dataset, model):
     rows = _pick(published(paper, "table2"), dataset=dataset, model=model)
     return rows[rows.noise.isin(["none", "asymmetric"]) & rows.method.isin(FIGURE1)]
 
-def _figure1_page(results, paper, table, scales):
-    for scale in scales:
+def _figure1_page(results, paper, table, sides):
+    for scale in sides:
         for block, part in figure1_points(results, paper, scale).groupby(["dataset", "model"], sort=False):
             if part.rate.nunique() < 2: continue
             ours = _figure(figure1(part), f"Ours: scale {scale}, n = {_span(part.n)}; the band is ± one standard deviation.")
@@ -534,8 +533,8 @@ def _figure1_page(results, paper, table, scales):
             yield _section(f"{_block(*block)}, scale {scale}", figures=[ours, theirs])
 
 # %% ../nbs/21_report.ipynb #a8ad6b3e
-def _curves_page(results, paper, table, scales):
-    for scale in scales:
+def _curves_page(results, paper, table, sides):
+    for scale in sides:
         points = {m: curve_points(results, m, paper=paper, table=table, scale=scale) for m in ("test_accuracy", "valid_loss")}
         for setting, part in points["test_accuracy"].groupby(SETTING, sort=False):
             note = f"Scale {scale}, mean over n = {_span(part.n)} seeds; the band is ± one standard deviation."
@@ -544,8 +543,8 @@ def _curves_page(results, paper, table, scales):
             yield _section(f"{_block(*setting[:2])}, {_setting(*setting[2:])}, scale {scale}", figures=figures)
 
 # %% ../nbs/21_report.ipynb #2e0c4121
-def _matrix_page(results, paper, table, scales):
-    for scale in scales:
+def _matrix_page(results, paper, table, sides):
+    for scale in sides:
         for cell, true, estimated in _matrix_cells(_pick(results, paper=paper, table=table, scale=scale, variant="")):
             error = row_error(estimated, true)
             frame = pd.DataFrame({"true class": range(len(error.T)), "row-L1 error, mean": error.mean(0), "largest": error.max(0)})
@@ -559,9 +558,9 @@ def _summary(why):
     frame = tried.groupby("variant", sort=False, as_index=False).agg(cells=("closer", "size"), closer=("closer", "sum"), before=("before", "median"), after=("after", "median"))
     return frame.sort_values("after").rename(columns=dict(closer="closer to the paper", before="median |ours − paper| before", after="after"))
 
-def _why_page(results, paper, table, scales):
-    for scale in scales:
-        why = reasons(results, paper, table, scale)
+def _why_page(results, paper, table, sides):
+    for scale, both in sides.items():
+        why = reasons(results, both)
         cells = why.drop_duplicates(CELL)
         text = f"{len(cells)} cells differ by more than 2 points." + (" A row is the cell run again with one thing changed." if why["mean"].notna().any() else "")
         untold = _readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
@@ -581,7 +580,7 @@ def provenance(
     return blocks.agg(runs=("value", "size"), **said, seconds=("seconds", _span))
 
 # %% ../nbs/21_report.ipynb #3db066ba
-def _provenance_page(results, paper, table, scales):
+def _provenance_page(results, paper, table, sides):
     text = "One row is one result file. Seconds are those of a run, from the fastest to the slowest."
     blocks = _readable_blocks(provenance(_pick(results, paper=paper)))
     yield _section("Blocks", text if len(blocks) else "No results yet.", tables=[_table(blocks, "Where the results came from.")] if len(blocks) else [])
@@ -594,17 +593,16 @@ def _readable_blocks(blocks):
 # %% ../nbs/21_report.ipynb #bb92eedf
 INTRO = ("Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, laptop minutes, paper is the paper's own protocol.")
 
-def _overview(results):
-    frame = coverage(results)
+def _overview(sides):
+    frame = pd.DataFrame([_name(both) | _score(both) for both in sides])
     said = [f"{_named(c.paper)}, {_named(c.table)}: {c.cells} of {c.of} cells" + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
     note = "“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints one."
-    tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."), (_by_block(results), "The same for each block.")]
+    tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."), (_by_block(sides), "The same for each block.")]
     yield _section("What has been reproduced", INTRO, *said, note, tables=[_table(pd.DataFrame(map(_told, f.itertuples())), c) for f, c in tables if len(f)])
 
-def _by_block(results):
-    both = [(paper, side_by_side(results, paper, table, scale)) for paper, table in published_tables() for scale in _scales(results, paper, table)]
-    parts = [(dict(paper=paper, table=_block(*block), scale=part.scale.iloc[0]), _score(part)) for paper, b in both for block, part in b.groupby(["dataset", "model"], sort=False)]
-    return pd.DataFrame([names | score for names, score in parts if score["cells"]])
+def _by_block(sides):
+    parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False) if part.our_n.notna().any()]
+    return pd.DataFrame([_name(part) | dict(table=_block(*block)) | _score(part) for block, part in parts])
 
 # %% ../nbs/21_report.ipynb #9f8f98a6
 PAGES = [("", "", _table_page), ("figure1", "Figure 1", _figure1_page), ("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
@@ -618,13 +616,13 @@ def _in_order(results, paper, table):
     place = pd.MultiIndex.from_frame(published(paper, table)[CELL]).get_indexer(pd.MultiIndex.from_frame(results[CELL]))
     return results.iloc[np.argsort(np.where(place < 0, len(results), place), kind="stable")]
 
-def _pages(results, only):
+def _pages(results, sides):
     for paper, table in published_tables():
         results = _in_order(results, paper, table)
-        scales = [s for s in _scales(results, paper, table) if only in (None, s)]
+        own = {both.scale.iloc[0]: both for both in sides if _name(both)["paper"] == paper and _name(both)["table"] == table}
         for name, title, build in PAGES:
             file = "_".join(filter(None, (paper, table, name))) + ".html"
-            yield dict(file=file, title=title or _named(table), paper=_named(paper), sections=list(build(results, paper, table, scales)))
+            yield dict(file=file, title=title or _named(table), paper=_named(paper), sections=list(build(results, paper, table, own)))
 
 # %% ../nbs/21_report.ipynb #7caef29e
 def write_report(
@@ -635,8 +633,8 @@ def write_report(
     "Write the report as a folder of HTML pages that opens offline."
     expect(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}", scale)
     folder, results = Path(folder), results if scale is None else _pick(results, scale=scale)
-    pages = list(_pages(results, scale))
-    pages.insert(0, dict(file="index.html", title="Overview", paper="", sections=list(_overview(results))))
+    sides = _sides(results)
+    pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))), *_pages(results, sides)]
     loader = jinja2.FileSystemLoader(ASSETS/"report", encoding="utf-8")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("page.html")
     for name in ("report.css", "report.js"): _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ def plain(truth, seeds, scale, rng):
 def matrix_rows(runs, kind, entries):
     return [runs.assign(metric=f"{kind}[{i},{j}]", value=entries[i, j]) for i in range(len(entries)) for j in range(len(entries))]
 
-def make(blocks=BLOCKS, seeds=3, epochs=5, scale="laptop", seed=0):
+def make(blocks=BLOCKS, seeds=3, epochs=2, scale="laptop", seed=0):
     "Results of the blocks in the form of the experiments' files: methods x settings x seeds, with curves and matrices."
     rng, truth = np.random.default_rng(seed), published(*PAPER)
     truth = truth[[b in blocks for b in zip(truth.dataset, truth.model)]]
@@ -127,7 +127,7 @@ def test_variants_stay_out_of_the_table_and_give_reasons(results):
     wrong = results.assign(value=results.value.where((results.method != "savage") | (results.metric != "accuracy"), results.value - 5))
     more = pd.concat([wrong, results.query("method == 'savage' and metric == 'accuracy'").assign(table="ablation", variant="dropout=0.2")])
     assert side_by_side(more, *PAPER, "laptop").our_n.max() == 3
-    why = reasons(more, *PAPER, "laptop").query("method == 'savage'")
+    why = reasons(more, side_by_side(more, *PAPER, "laptop")).query("method == 'savage'")
     assert set(why.variant) == {"dropout=0.2", "epoch: the last", "epoch: best validation accuracy"}
     assert np.allclose(why[why.variant == "dropout=0.2"].moved, 5)
     assert np.allclose(why[why.variant == "dropout=0.2"].left, why[why.variant == "dropout=0.2"].difference + 5)
@@ -221,7 +221,8 @@ def test_figures_are_json_and_small(site):
             fig = json.loads(found)
             assert fig["data"] and all(len(t.get("x", [])) <= 2000 for t in fig["data"] if isinstance(t.get("x"), list))
 
-def test_writing_again_changes_nothing(results, site, tmp_path):
+def test_writing_again_changes_nothing(results, tmp_path):
+    results = results.query("dataset == 'imdb' and epoch.isna()")
     write_report(results, tmp_path)
     before = {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.iterdir()}
     write_report(results, tmp_path)
@@ -231,18 +232,19 @@ def test_a_report_of_nothing_and_of_one_scale(tmp_path, results):
     (tmp_path/"empty").mkdir()
     index = write_report(read_results(tmp_path/"empty"), tmp_path/"a")
     assert "0 of 240 cells" in index.read_text(encoding="utf-8")
+    results = results.query("dataset == 'imdb' and epoch.isna()")
     index = write_report(pd.concat([results, results.assign(scale="smoke")]), tmp_path/"b", "smoke")
     assert "laptop:" not in pages(index.parent)["patrini2017_table2.html"]
 
 # The command
 
 def test_the_command_shows_the_table_and_writes_the_pages(tmp_path, capsys):
-    save(make(epochs=1, seeds=2), tmp_path/"results")
+    save(make(epochs=1, seeds=2).query("not metric.str.contains('_T')"), tmp_path/"results")
     words = ["--results", str(tmp_path/"results"), "--site", str(tmp_path/"site"), "--scale", "laptop"]
     report.main([*PAPER, "--dataset", "mnist", *words])
     said = capsys.readouterr().out
     assert "40 of 40 cells at scale laptop" in said and "IMDB" not in said and str(tmp_path/"site"/"index.html") in said
-    report.main(["patrini2017", "figure1", *words])
+    report.main(["patrini2017", "figure1", *words]) # nothing published under this name
     assert "figure1 has no published numbers" in capsys.readouterr().out
 
 def test_the_command_tells_mistakes_in_a_line(tmp_path):
@@ -254,7 +256,7 @@ def test_the_command_tells_mistakes_in_a_line(tmp_path):
 # Bad days
 
 def test_one_seed_and_missing_optional_columns(tmp_path):
-    frame = make(blocks=BLOCKS[:1], seeds=1, epochs=2, scale="smoke").drop(columns=PROVENANCE)
+    frame = make(blocks=BLOCKS[:1], seeds=1, epochs=1, scale="smoke").drop(columns=PROVENANCE)
     frame = read_results(save(frame, tmp_path/"results"))
     both = side_by_side(frame, *PAPER, "smoke")
     assert both.p.isna().all() and both.our_std.isna().all() and both.our_n.max() == 1
