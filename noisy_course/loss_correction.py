@@ -91,8 +91,8 @@ def _check_T(T, logits):
     _look(check_transition, T, C)
 
 def _each(T, logits):
-    "T with a dimension of one for the samples of the batch."
-    return T if logits.ndim == 1 else T.unsqueeze(-3)
+    "T for every leading dimension of the logits but the last, which are the samples: 1 there."
+    return T if logits.ndim == 1 else T.expand(*logits.shape[:-2], *T.shape[-2:]).unsqueeze(-3)
 
 def _rows(M, target):
     "Row `target` of M for every sample, or the mixture of rows that a soft target asks for."

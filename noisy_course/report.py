@@ -12,6 +12,7 @@ __all__ = ['ASSETS', 'SETTING', 'CELL', 'LEAST_STD', 'KNOWS_T', 'RUN', 'PROVENAN
 
 # %% ../nbs/21_report.ipynb #5e926914
 import argparse
+import json
 import re
 import unicodedata
 import warnings
@@ -125,7 +126,7 @@ def _read(file):
 def _first(frame, keys, column): return frame[column] == frame.groupby(keys, dropna=False)[column].transform("first")
 
 def _once(frame):
-    frame["definition"] = frame[[c for c in DEFINED if c in frame]].astype(str).agg("|".join, axis=1)
+    frame = frame.assign(definition=frame.groupby([c for c in DEFINED if c in frame], dropna=False).ngroup())
     kept = frame[_first(frame, [c for c in RUN if c not in ("seed", "samples")], "definition")]
     kept = kept[_first(kept, RUN, "file")]
     left = len(frame) - len(kept)
@@ -450,9 +451,11 @@ def _table(frame, caption):
     return dict(caption=caption, head=[str(c).replace("_", " ") for c in frame], rows=list(zip(*(_words(frame[c]) for c in frame))), numeric=numeric)
 
 def _figure(fig, note="", wide=False):
-    title, fig = fig.layout.title.text, go.Figure(fig)
-    fig.update_layout(title=None, width=None, height=None, autosize=True, margin_t=50 if wide else 20)
-    return dict(caption=title, note=note, wide=wide, json=fig.to_json().replace("<", "\\u003c"))
+    spec = json.loads(fig.to_json())
+    layout = {k: v for k, v in spec["layout"].items() if k not in ("title", "width", "height")} | dict(autosize=True)
+    layout["margin"]["t"] = 50 if wide else 20
+    text = json.dumps(dict(data=spec["data"], layout=layout), ensure_ascii=False).replace("<", "\\u003c")
+    return dict(caption=fig.layout.title.text, note=note, wide=wide, json=text)
 
 def _section(title, *text, tables=(), grids=(), figures=(), level=2, fold=False):
     return dict(title=title, text=[t for t in text if t], tables=list(tables), grids=list(grids), figures=list(figures), level=level, fold=fold)

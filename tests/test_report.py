@@ -251,7 +251,8 @@ def test_the_command_tells_mistakes_in_a_line(tmp_path):
     (tmp_path/"x.parquet").write_bytes(b"")
     with pytest.raises(SystemExit, match="x.parquet"): report.main(["--results", str(tmp_path), "--site", str(tmp_path/"site")])
     (tmp_path/"file").write_text("")
-    with pytest.raises(SystemExit, match="file"): report.main(["--results", str(tmp_path/"nowhere"/".."), "--site", str(tmp_path/"file")])
+    (tmp_path/"empty").mkdir()
+    with pytest.raises(SystemExit, match="file"): report.main(["--results", str(tmp_path/"empty"), "--site", str(tmp_path/"file")])
 
 # Bad days
 
