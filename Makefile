@@ -41,8 +41,9 @@ report: $(READY) ## the HTML report, from the results that are there
 	$(RUN) -m noisy_course.report --site $(SITE)
 
 test: $(READY) ## every notebook at its default parameters, all tests
-	nbdev-test --n_workers 2 --path nbs
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --timing nbs
+	OMP_NUM_THREADS=1 nbdev-test nbs/experiments/train_block.ipynb
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=15
 
 lab: $(READY) ## JupyterLab on the chapters
 	jupyter lab nbs
