@@ -231,7 +231,8 @@ def findings(
     both: pd.DataFrame, # from `side_by_side`, the paper's Table 2
 ) -> pd.DataFrame: # one row a finding and setting: the value in the paper and in ours, and whether the claim holds
     "The key findings (a) to (d) of Patrini et al. §5.2 as numbers, for the paper's table and for ours."
-    wide = {who: both.set_index(CELL)[f"{column}_mean"].unstack() for who, column in (("paper", "paper"), ("ours", "our"))}
+    order = pd.MultiIndex.from_frame(both[SETTING].drop_duplicates())
+    wide = {who: both.set_index(CELL)[f"{column}_mean"].unstack().reindex(order) for who, column in (("paper", "paper"), ("ours", "our"))}
     return pd.concat([_finding(wide, *f) for f in FINDINGS], ignore_index=True)
 
 # %% ../nbs/21_report.ipynb #dc7116d5
@@ -369,7 +370,8 @@ def figure1_points(
     "Accuracy against the rate of asymmetric noise, for cross-entropy and its corrections."
     rows = _pick(results, paper=paper, scale=scale, metric="accuracy", variant="")
     rows = rows[rows.table.isin(["figure1", "table2"]) & rows.noise.isin(["none", "asymmetric"]) & rows.method.isin(FIGURE1)]
-    points = rows.drop_duplicates([*CELL, "seed"]).groupby(["dataset", "model", "method", "rate"], sort=False, as_index=False).value
+    point = ["dataset", "model", "method", "rate"]
+    points = rows.sort_values("table", kind="stable").drop_duplicates([*point, "seed"]).groupby(point, sort=False, as_index=False).value
     return points.agg(["mean", "std", "count"]).rename(columns=dict(count="n"))
 
 # %% ../nbs/21_report.ipynb #0ec97786

@@ -69,7 +69,7 @@ def company_seconds(
     batches: int, # how many to time
 ) -> dict: # seconds of a run-epoch, and what evaluation adds to them
     "Time of an epoch of one run in company, from the first `batches` of it."
-    company._training(True)
+    company.training_mode(True)
     n, R = company.train_rows.shape[1], len(company.runs)
     order = company.orders().split(company.recipe.batch_size, dim=1)
     steps = zip(order, company.masks(len(order)))

@@ -135,8 +135,9 @@ def test_variants_stay_out_of_the_table_and_give_reasons(results):
 
 def test_figure1_takes_each_seed_once(results):
     again = results[results.noise == "asymmetric"].assign(table="figure1")
-    extra = again[again.rate == .2].assign(rate=.3)
-    points = figure1_points(pd.concat([results, again, extra]), "patrini2017", "laptop").query("dataset == 'mnist'")
+    extra, zero = again[again.rate == .2].assign(rate=.3), again[again.rate == .2].assign(rate=0., value=50.)
+    points = figure1_points(pd.concat([results, again, extra, zero]), "patrini2017", "laptop").query("dataset == 'mnist'")
+    assert set(points[points.rate == 0]["mean"]) == {50}
     assert set(points.n) == {3} and sorted(set(points.rate)) == [0, .2, .3, .6] and len(points) == 20
 
 def test_matrices_come_back(results):
