@@ -67,9 +67,10 @@ nb: $(READY) ## take one notebook's text from its twin, export, execute, clean: 
 	nbdev-clean --fname nbs/$(NB).ipynb
 
 readme: $(READY) ## README.md, from nbs/index.ipynb as it was executed
-	jupyter nbconvert --to markdown --stdout --log-level ERROR --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=remove-cell --TagRemovePreprocessor.remove_input_tags=remove-input nbs/index.ipynb \
-	  | sed -E 's#\]\(([0-9]{2}_|images/|experiments/)#](nbs/\1#g; s#\]\(\.\./#](#g' > $(README).part
-	mv $(README).part $(README)
+	jupyter nbconvert --to markdown --log-level ERROR --output-dir runs/readme --output README --TagRemovePreprocessor.enabled=True \
+		--TagRemovePreprocessor.remove_cell_tags=remove-cell --TagRemovePreprocessor.remove_input_tags=remove-input nbs/index.ipynb
+	sed -E 's#\]\(\.\./#](#g; s#\]\((images/|[0-9][^):]*\.ipynb|experiments/)#](nbs/\1#g' runs/readme/README.md \
+		| awk '/^```/ { open = !open; if (open && $$0 == "```") $$0 = "```python" } 1' | cat -s > $(README)
 
 nbs: $(READY) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
 	@for nb in $$(cd nbs && ls *.ipynb experiments/*.ipynb); do name=$${nb%.ipynb}; \

@@ -242,11 +242,14 @@ def provenance(
     device: str = "cpu", # the runs were trained on
 ) -> dict:
     "Where numbers come from: commit, versions, machine."
-    git = lambda *words: subprocess.run(["git", *words], cwd=Path(noisy_course.__file__).parent, capture_output=True, text=True)
-    commit = git("rev-parse", "HEAD").stdout.strip() or "unknown"
+    commit = _git("rev-parse", "HEAD") or "unknown"
     machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
-    return dict(commit=commit, dirty=bool(git("status", "--porcelain", "--untracked-files=no").stdout.strip()), torch=torch.__version__,
+    return dict(commit=commit, dirty=bool(_git("status", "--porcelain", "--untracked-files=no")), torch=torch.__version__,
                 python=platform.python_version(), device=device, machine=machine)
+
+def _git(*words):
+    if not shutil.which("git"): return ""
+    return subprocess.run(["git", *words], cwd=Path(noisy_course.__file__).parent, capture_output=True, text=True).stdout.strip()
 
 def _processor():
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -322,13 +325,18 @@ def parameters(
 def lock(
     path: str | Path, # a file that only serves as a lock
     wait: bool, # for whoever holds it; else a ValueError
-):
-    "Hold a lock that the operating system releases when this process ends, however it ends."
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+): # the lock's file descriptor: a child process that is given it holds the lock too
+    "Hold a lock that the operating system releases when its holders end, however they end."
+    with _opened(Path(path)) as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: expect(False, "results", "a folder that no other batch is using", f"{Path(path).parent}, in use")
-        yield
+        except BlockingIOError: expect(False, "results", "a folder that no other batch is using", f"{Path(path).parent.parent}, in use")
+        yield file.fileno()
+
+def _opened(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a")
+    except OSError as error: expect(False, "results", "a folder that can be written to", f"{path.parent.parent} ({error.strerror})")
 
 # %% ../nbs/20_experiments.ipynb #97f38e3a
 def execute_block(
@@ -345,7 +353,7 @@ def execute_block(
         given = parameters(block, device, results)
         unknown = set(given) - set(papermill.inspect_notebook(NOTEBOOK))
         expect(not unknown, ", ".join(sorted(unknown)), f"parameters of {NOTEBOOK.name}", "unknown ones")
-        papermill.execute_notebook(NOTEBOOK, executed, given, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(NOTEBOOK, executed, given, kernel_name="python3", progress_bar=False, start_timeout=600)
         shutil.rmtree(results / "checkpoints" / block.name, ignore_errors=True)
     return path
 
@@ -393,18 +401,18 @@ def run_blocks(
     results = Path(results).resolve()
     todo = missing(blocks, results)
     if todo:
-        with lock(results / "locks" / "batch", wait=False): _snakemake(todo, results, device, workers, profile)
+        with lock(results / "locks" / "batch", wait=False) as held: _snakemake(todo, results, device, workers, profile, held)
     return [results / f"{block.name}.parquet" for block in blocks]
 
 # %% ../nbs/20_experiments.ipynb #a8596a2e
-def _snakemake(todo, results, device, workers, profile):
+def _snakemake(todo, results, device, workers, profile, held):
     plan = results / "plan.json"
     with whole_file(plan) as part: part.write_text(json.dumps({b.name: parameters(b, device, results) for b in todo}, indent=1))
     shutil.rmtree(results / ".snakemake" / "locks", ignore_errors=True)
     where = ["--profile", str(profile_folder(profile))] if profile else []
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--cores", str(workers),
                "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", *where]
-    with open(results / "snakemake.log", "w") as log, _steady(): _watch(subprocess.Popen(command, stdout=log, stderr=log), todo, results)
+    with open(results / "snakemake.log", "w") as log, _steady(): _watch(subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[held]), todo, results)
 
 # %% ../nbs/20_experiments.ipynb #aeb9bfc8
 def profile_folder(
@@ -452,7 +460,9 @@ def results_folder() -> Path: # absolute
     "Where results go: the setting `results`."
     return data.folder_setting("results") or Path.cwd() / "runs"
 
-def main(argv=None):
+def main(
+    argv: list | None = None, # words of the command line; those of the process if none
+) -> None:
     "Train what a table needs: python -m noisy_course.experiments PAPER TABLE [--dataset mnist] [--scale paper] ..."
     parser = argparse.ArgumentParser(prog="python -m noisy_course.experiments", description="Train the runs of a paper's table.")
     parser.add_argument("paper", help="e.g. patrini2017")

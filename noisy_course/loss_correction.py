@@ -82,8 +82,9 @@ def _check_inverse(inverse, info, T):
     if condition > 100: warnings.warn(f"T is badly conditioned ({condition:.0f}): backward correction multiplies losses by as much; see mix_with_identity", stacklevel=5)
 
 # %% ../nbs/10_loss_correction.ipynb #f5e08b00
-def _check_T(T, logits):
-    "Raise a ValueError unless T is row-stochastic and fits the logits."
+def _check_noisy(logits, target, T):
+    "Raise a ValueError unless the target fits the logits and T, row-stochastic, fits them too."
+    _check(logits, target)
     C, lead = logits.shape[-1], logits.shape[:-2]
     fits = T.ndim - 2 <= len(lead) and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1]))
     if not (T.ndim >= 2 and T.shape[-2:] == (C, C) and fits):
@@ -109,8 +110,8 @@ def backward_cross_entropy(
     clip: float | None = None, # smallest probability; the authors' code has 1e-7
 ) -> Tensor: # the loss, which may be negative; per sample, (...), for "none"
     "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T."
-    _check(logits, target)
-    _check_T(T, logits)
+    _check_noisy(logits, target, T)
+    expect(T_inverse is None or T_inverse.shape == T.shape, "T_inverse", "None or the shape of T", "another shape")
     weights = _rows(_each((invert(T) if T_inverse is None else T_inverse).to(logits), logits), target)
     log_p = logits.log_softmax(-1)
     if clip is not None: log_p = log_p.clamp(math.log(clip), math.log1p(-clip))
@@ -133,8 +134,7 @@ def forward_cross_entropy(
     reduction: str = "mean", # "mean", "sum" or "none"
 ) -> Tensor: # the loss; per sample, (...), for "none"
     "Forward-corrected cross-entropy: cross-entropy of the predicted noisy label, `p @ T`."
-    _check(logits, target)
-    _check_T(T, logits)
+    _check_noisy(logits, target, T)
     log_p, log_T = logits.log_softmax(-1), _each(_log(T, logits), logits)
     if target.is_floating_point(): return _reduce(-(target * (log_p.unsqueeze(-1) + log_T).logsumexp(-2)).sum(-1), reduction)
     return _reduce(-(log_p + _rows(log_T.mT, target)).logsumexp(-1), reduction)

@@ -61,9 +61,9 @@ def welch(
     mean1, # means, any shape
     std1, # standard deviations with n - 1
     n1, # numbers of runs
-    mean2, # the same for the other side
-    std2,
-    n2,
+    mean2, # means of the other side
+    std2, # its standard deviations
+    n2, # its numbers of runs
 ) -> np.ndarray: # p in [0, 1]; NaN where a side has fewer than two runs
     "Two-sided p of Welch's t-test from means, standard deviations and numbers of runs."
     numbers = np.broadcast_arrays(*(np.asarray(x, float) for x in (mean1, std1, n1, mean2, std2, n2)))
@@ -75,9 +75,9 @@ def apart(
     mean1, # percent
     std1, # points; NaN if there is one run
     n1, # runs
-    mean2, # the same for the other side
-    std2,
-    n2,
+    mean2, # means of the other side
+    std2, # its standard deviations
+    n2, # its numbers of runs
 ) -> np.ndarray: # of bool
     "Whether two means differ by the paper's rule: Welch's p < 5 %, or more than 0.5 points where a spread is missing."
     p, gap = welch(mean1, std1, n1, mean2, std2, n2), np.abs(np.asarray(mean1, float) - mean2)

@@ -118,7 +118,9 @@ def write_bench(
     return medians
 
 # %% ../nbs/23_speed.ipynb #31f028d1
-def main(argv=None):
+def main(
+    argv: list | None = None, # words of the command line; those of the process if none
+) -> None:
     "Measure and write: python -m noisy_course.speed FILE"
     parser = argparse.ArgumentParser(prog="python -m noisy_course.speed", description="How fast the engine is beside a plain loop.")
     parser.add_argument("file", nargs="?", default="results/bench.json", help="where the medians go")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack', 'channels_last', 'random_bytes', 'dropout_sites', 'Group',
-           'take', 'take_each', 'Company', 'Moment', 'Trained', 'train_companies', 'train_company', 'same_run',
-           'first_runs', 'estimated', 'train', 'counter', 'check_runs']
+           'take', 'take_each', 'built', 'Company', 'Moment', 'Trained', 'train_companies', 'train_company', 'same_run',
+           'first_runs', 'estimated', 'train', 'counter', 'check_runs', 'check_recipe']
 
 # %% ../nbs/04_training.ipynb #7f1bcfc3
 import time
@@ -14,6 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from zlib import crc32
 
 import pandas as pd
@@ -25,6 +26,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from .basics import expect, whole_file
 from .data import Dataset, split
 from .models import Dropout
+from .noise import check_transition
 
 # %% ../nbs/04_training.ipynb #f1cfb5ac
 def generator(
@@ -60,7 +62,7 @@ class Run:
     split_seed: int | None = None # of the validation set; `seed` if none
 
     def stream(self,
-        purpose: str, # "network", "order", "dropout", "augment" or "split"
+        purpose: str, # "network", "layer", "order", "dropout", "augment" or "split"
         device: str | torch.device = "cpu", # where the draws are made
     ) -> Generator: # this run's own
         "The run's random stream for one purpose."
@@ -183,7 +185,10 @@ def loss(self: Group,
 ) -> Tensor: # (runs, B)
     "The method's loss of each sample."
     state = {} if batch is None else {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
-    return self.method.loss(self.head(logits, training=True), labels[self.rows], reduction="none", **self.given, **state)
+    logits = self.head(logits, training=True)
+    finite = logits.isfinite().all(-1)
+    losses = self.method.loss(logits.where(finite.unsqueeze(-1), 0), labels[self.rows], reduction="none", **self.given, **state)
+    return losses.where(finite, torch.nan)
 
 # %% ../nbs/04_training.ipynb #515f52e1
 def take(
@@ -200,6 +205,16 @@ def take_each(
     "Rows of each run's own tensor."
     return x[torch.arange(len(x), device=x.device)[:, None], rows]
 
+# %% ../nbs/04_training.ipynb #18aac604
+def built(
+    make: Callable, # → module
+    stream: Generator, # stands in for the global stream, which stays as it was
+) -> nn.Module:
+    "A module, made by a run's own chance."
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(stream.get_state())
+        return make()
+
 # %% ../nbs/04_training.ipynb #99eac145
 class Company:
     "Runs that train together on one device."
@@ -210,7 +225,8 @@ class Company:
         recipe: Recipe, # what they share
     ):
         self.dataset, self.runs, self.recipe, self.device = dataset, runs, recipe, dataset.train_x.device
-        self.network = Stack([build(run.stream("network")).to(self.device) for run in runs], recipe.company == 1)
+        networks = [built(partial(build, run.stream("network")), run.stream("network")) for run in runs]
+        self.network = Stack([network.to(self.device) for network in networks], recipe.company == 1)
         self.labels = torch.stack([run.labels for run in runs]).to(self.device)
         parts = [split(len(run.labels), recipe.valid_fraction, run.stream("split")) for run in runs]
         self.train_rows, self.valid_rows = (torch.stack(rows).to(self.device) for rows in zip(*parts))
@@ -232,7 +248,8 @@ def group(self: Company,
     expect(rows == list(range(rows[0], rows[-1] + 1)), "runs", "runs sorted by method", [run.method.name for run in self.runs])
     runs = [self.runs[r] for r in rows]
     given = method.given(torch.stack([run.T for run in runs]).to(self.device)) if method.given else {}
-    layer = Stack([method.layer(self.dataset.n_classes).to(self.device) for _ in runs]) if method.layer else None
+    layers = [built(partial(method.layer, self.dataset.n_classes), run.stream("layer")) for run in runs] if method.layer else None
+    layer = layers and Stack([one.to(self.device) for one in layers])
     states = [method.state(run) if method.state else {} for run in runs]
     state = {n: torch.stack([s[n] for s in states]).to(self.device) for n in states[0]}
     return Group(method, slice(rows[0], rows[-1] + 1), given, layer, state)
@@ -241,7 +258,8 @@ def group(self: Company,
 @patch
 def parts(self: Company) -> list: # (name, Stack, rows)
     "All stacks of the company, and which of its runs they belong to."
-    return [("network", self.network, slice(0, len(self.runs)))] + [(g.method.name, g.layer, g.rows) for g in self.groups if g.layer]
+    layers = [(f"layer {k}", group.layer, group.rows) for k, group in enumerate(self.groups) if group.layer]
+    return [("network", self.network, slice(0, len(self.runs))), *layers]
 
 @patch
 def training_mode(self: Company,
@@ -396,7 +414,7 @@ def module(self: Company,
     expect(which in ("best", "last"), "which", "'best' or 'last'", repr(which))
     method, modules = self.runs[r].method, []
     for part, stack, rows in self.parts():
-        if part != "network" and (part != method.name or not method.keep_layer): continue
+        if not rows.start <= r < rows.stop or (part != "network" and not method.keep_layer): continue
         numbers = self.best[part] if which == "best" else stack.numbers()
         modules.append(deepcopy(stack.module))
         modules[-1].load_state_dict({n: numbers[n][r - rows.start] for n in stack.module.state_dict()})
@@ -436,7 +454,7 @@ def save(self: Company,
 ) -> None:
     "Write all that the next epoch depends on."
     state = {n: getattr(self, n) for n in ("epoch", "curves", "best", "best_loss")}
-    state["fingerprint"], state["optimizer"] = self.fingerprint(), self.optimizer.state_dict()
+    state["fingerprint"], state["told"], state["optimizer"] = self.fingerprint(), self.told(), self.optimizer.state_dict()
     state["numbers"] = {part: stack.numbers() for part, stack, _ in self.parts()}
     state["remembered"] = [group.state for group in self.groups]
     state["streams"] = {purpose: [g.get_state() for g in streams] for purpose, streams in self.streams.items()}
@@ -446,7 +464,14 @@ def save(self: Company,
 def fingerprint(self: Company) -> list:
     "What a checkpoint and the company that loads it must agree on."
     runs = [[run.method.name, run.seed, run.split_seed, crc32(run.labels.cpu().numpy().tobytes())] for run in self.runs]
-    return runs + [self.recipe.batch_size, self.recipe.valid_fraction, self.recipe.precision, len(self.labels[0])]
+    shapes = [list(v.shape) for _, stack, _ in self.parts() for v in stack.numbers().values()]
+    return runs + [self.recipe.batch_size, self.recipe.valid_fraction, self.recipe.precision, len(self.labels[0]), shapes]
+
+@patch
+def told(self: Company) -> Tensor: # (R, C, C), zero for a run that is told nothing
+    "The noise matrices of the runs, estimates among them."
+    nothing = torch.zeros(2 * (self.dataset.n_classes,), dtype=torch.float64)
+    return torch.stack([run.T.double().cpu() if run.method.given else nothing for run in self.runs])
 
 # %% ../nbs/04_training.ipynb #910e6cf0
 @patch
@@ -454,8 +479,12 @@ def load(self: Company,
     path: str | Path, # as `save` wrote it
 ) -> None:
     "Go on where a saved company stopped."
-    state = torch.load(path, map_location=self.device, weights_only=True)
-    expect(state["fingerprint"] == self.fingerprint(), "path", "a checkpoint of these runs", f"one of other runs in {Path(path).name}")
+    try: state = torch.load(path, map_location=self.device, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path}: expected a checkpoint, got a file that cannot be read; delete it to start these runs again") from error
+    same = state["fingerprint"] == self.fingerprint() and torch.allclose(state["told"].cpu(), self.told(), rtol=0, atol=1e-4)
+    expect(same, "folder", "a place for checkpoints of these runs", f"one of other runs, {path}")
+    expect(state["epoch"] <= self.recipe.epochs, "epochs", f"{state['epoch']} or more, as trained in {path}", self.recipe.epochs)
     for n in ("epoch", "curves", "best", "best_loss"): setattr(self, n, state[n])
     for part, stack, _ in self.parts(): stack.load(state["numbers"][part])
     for group, remembered in zip(self.groups, state["remembered"]): group.state = remembered
@@ -595,10 +624,26 @@ def check_runs(
     "Refuse runs that cannot be trained, and say why."
     N, C = len(dataset.train_x), dataset.n_classes
     expect(len(runs) > 0, "runs", "at least one run", "none")
-    expect(recipe.epochs >= 1, "epochs", "1 or more", recipe.epochs)
-    expect(recipe.precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(recipe.precision))
+    expect(not dataset.train_x.is_floating_point() or bool(dataset.train_x.isfinite().all()), "train_x", "finite numbers", "NaN or infinity")
+    check_recipe(recipe, N, any(run.method.layer for run in runs))
     for run in runs:
-        expect(run.labels.shape == (N,), "labels", f"one for each of the {N} training inputs", f"shape {tuple(run.labels.shape)}")
+        kind = f"{run.labels.dtype} of shape {tuple(run.labels.shape)}"
+        expect(run.labels.shape == (N,) and run.labels.dtype == torch.int64, "labels", f"int64, one for each of the {N} training inputs", kind)
         low, high = run.labels.min().item(), run.labels.max().item()
         expect(0 <= low and high < C, "labels", f"classes in 0..{C - 1}", f"{low}..{high}")
-        expect(run.T is not None or not run.method.given or run.method.first, "T", f"a noise matrix for {run.method.name}", None)
+        if run.method.given and not run.method.first: check_transition(run.T, C)
+
+# %% ../nbs/04_training.ipynb #9b4f0822
+def check_recipe(
+    recipe: Recipe, # to be checked
+    N: int, # training samples
+    layered: bool = False, # whether a method has a layer, which may be a batch normalisation
+) -> None:
+    "Refuse a recipe that cannot be followed, and say why."
+    n, size = N - round(N * recipe.valid_fraction), recipe.batch_size
+    expect(recipe.epochs >= 1, "epochs", "1 or more", recipe.epochs)
+    expect(size >= 1, "batch_size", "1 or more", size)
+    expect(recipe.company is None or recipe.company >= 1, "company", "None, or 1 or more", recipe.company)
+    expect(0 < n < N, "valid_fraction", f"a share that leaves some of {N} samples on either side", recipe.valid_fraction)
+    expect(recipe.precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(recipe.precision))
+    expect(not layered or (n - 1) % size, "batch_size", f"one that leaves no single sample of {n} over, for a batch normalisation", size)

@@ -419,7 +419,7 @@ def in_second_stage(results, block):
 
 def test_kill_9_in_the_middle_of_a_block(tmp_path):
     "The first stage is read from its checkpoint, the second is trained again, the numbers are those of an undisturbed block."
-    block = tiny(epochs=12)
+    block = tiny(epochs=8)
     command = "import json, sys; from noisy_course.experiments import *; execute_planned(*sys.argv[1:])"
     (tmp_path / "plan.json").write_text(json.dumps({block.name: parameters(block, "cpu", tmp_path)}))
     process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "plan.json"), block.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -429,7 +429,7 @@ def test_kill_9_in_the_middle_of_a_block(tmp_path):
             time.sleep(.02)
     finally: kill_all(process)
     checkpoint = torch.load(tmp_path / "checkpoints" / block.name / "first" / "0.pt", weights_only=True)
-    assert checkpoint["epoch"] == 12 and missing([block], tmp_path) == [block]
+    assert checkpoint["epoch"] == block.epochs and missing([block], tmp_path) == [block]
     rows = pd.read_parquet(execute_block(block, tmp_path))
     same_numbers(rows, trained(block))
     seconds = rows[(rows.method == "cross_entropy") & (rows.metric == "seconds")].sort_values("epoch").value.tolist()

@@ -380,6 +380,7 @@ def test_badly_conditioned_T_warns():
     (lambda: lc.mix_with_identity(T5, 1.5), "amount: expected a number in [0, 1], got 1.5"),
     (lambda: lc.bootstrap_soft(Z, Y, beta=-1), "beta: expected a number in [0, 1], got -1"),
     (lambda: lc.bootstrap_hard(Z, Y, beta=2), "beta: expected a number in [0, 1], got 2"),
+    (lambda: lc.backward_cross_entropy(Z, Y, T5, T_inverse=T5[0]), "T_inverse: expected None or the shape of T"),
     (lambda: lc.estimate_transition(Z), "probs: expected rows of probabilities that sum to 1, got"),
     (lambda: lc.estimate_transition(Z * math.nan), "probs: expected rows of probabilities"),
     (lambda: lc.estimate_transition(Z[:0]), "probs: expected probabilities of shape (..., N, C), got float64 of shape (0, 5)"),

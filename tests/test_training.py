@@ -431,17 +431,17 @@ OTHERS = dict(seed=run("forward", 1, labels=noisy(0)), split=run("forward", spli
 def test_a_checkpoint_of_other_runs_is_refused(tmp_path, other):
     recipe = replace(RECIPE, epochs=1)
     fit([run("forward")], recipe, folder=tmp_path)
-    with pytest.raises(ValueError, match="^folder: expected .*checkpoint of these runs.*first.0.pt"): fit([OTHERS[other]], recipe, folder=tmp_path)
+    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): fit([OTHERS[other]], recipe, folder=tmp_path)
 
 @pytest.mark.parametrize("change", [dict(batch_size=16), dict(company=1), dict(valid_fraction=.2), dict(precision="bf16")])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change):
     recipe, runs = replace(RECIPE, epochs=1), [run("forward"), run("savage")]
     fit(runs, recipe, folder=tmp_path)
-    with pytest.raises(ValueError, match="^folder: expected .*checkpoint of these runs.*first.0.pt"): fit(runs, replace(recipe, **change), folder=tmp_path)
+    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): fit(runs, replace(recipe, **change), folder=tmp_path)
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     fit([run("forward")], replace(RECIPE, epochs=1), folder=tmp_path)
-    with pytest.raises(ValueError, match="^folder: expected .*checkpoint of these runs.*first.0.pt"):
+    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"):
         fit([run("forward")], replace(RECIPE, epochs=1), partial(network, hidden=8), folder=tmp_path)
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 the beginning of one"], ids=["empty", "junk", "beginning"])
