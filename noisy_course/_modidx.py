@@ -463,6 +463,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'noisy_course.training.first_runs': ('training.html#first_runs', 'noisy_course/training.py'),
                                        'noisy_course.training.generator': ('training.html#generator', 'noisy_course/training.py'),
                                        'noisy_course.training.random_bytes': ('training.html#random_bytes', 'noisy_course/training.py'),
+                                       'noisy_course.training.ready': ('training.html#ready', 'noisy_course/training.py'),
                                        'noisy_course.training.same_run': ('training.html#same_run', 'noisy_course/training.py'),
                                        'noisy_course.training.take': ('training.html#take', 'noisy_course/training.py'),
                                        'noisy_course.training.take_each': ('training.html#take_each', 'noisy_course/training.py'),

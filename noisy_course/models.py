@@ -34,7 +34,8 @@ class Dropout(nn.Module):
         "Drop and enlarge while training."
         if not self.training: return x
         if self.mask.numel() == 0: return x * dropout(x.new_ones(len(x), *self.shape), self.p)
-        return x * (self.mask >= self.dropped) / (1 - self.dropped / 256)
+        kept = (self.mask.to(x.dtype) - (self.dropped - 1)).clamp(0, 1)
+        return x * (kept / (1 - self.dropped / 256))
 
 # %% ../nbs/03_models.ipynb #4eb63db4
 def MLP(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack', 'channels_last', 'random_bytes', 'dropout_sites', 'Group',
-           'take', 'take_each', 'built', 'Company', 'Moment', 'Trained', 'train_companies', 'train_company', 'same_run',
-           'first_runs', 'estimated', 'train', 'counter', 'check_runs', 'check_recipe']
+           'take', 'take_each', 'built', 'ready', 'Company', 'Moment', 'Trained', 'train_companies', 'train_company',
+           'same_run', 'first_runs', 'estimated', 'train', 'counter', 'check_runs', 'check_recipe']
 
 # %% ../nbs/04_training.ipynb #7f1bcfc3
 import time
@@ -215,6 +215,15 @@ def built(
         torch.default_generator.set_state(stream.get_state())
         return make()
 
+# %% ../nbs/04_training.ipynb #08ecbdb6
+def ready(
+    dataset: Dataset, # its training inputs
+    precision: str = "fp32", # or "bf16"
+) -> Tensor: # (N, ...) what a network takes
+    "All training inputs, normalised."
+    x = torch.cat([dataset.normalise(x) for x in dataset.train_x.split(10000)])
+    return x.bfloat16() if precision == "bf16" and x.is_floating_point() else x
+
 # %% ../nbs/04_training.ipynb #99eac145
 class Company:
     "Runs that train together on one device."
@@ -225,6 +234,7 @@ class Company:
         recipe: Recipe, # what they share
     ):
         self.dataset, self.runs, self.recipe, self.device = dataset, runs, recipe, dataset.train_x.device
+        self.ready = None if recipe.augment else ready(dataset, recipe.precision)
         networks = [built(partial(build, run.stream("network")), run.stream("network")) for run in runs]
         self.network = Stack([network.to(self.device) for network in networks], recipe.company == 1)
         self.labels = torch.stack([run.labels for run in runs]).to(self.device)
@@ -300,8 +310,9 @@ def inputs(self: Company,
     augment: bool = False, # whether the recipe's augmentation applies
 ) -> Tensor: # (R, B, ...)
     "Each run's inputs, ready for its network."
+    if self.ready is not None: return take(self.ready, rows)
     x = take(self.dataset.train_x, rows)
-    if augment and self.recipe.augment: x = torch.stack([self.recipe.augment(one, g) for one, g in zip(x, self.streams["augment"])])
+    if augment: x = torch.stack([self.recipe.augment(one, g) for one, g in zip(x, self.streams["augment"])])
     return self.dataset.normalise(x)
 
 @patch
@@ -352,7 +363,7 @@ def train_epoch(self: Company) -> Tensor: # (R,) mean training loss
 @patch
 @torch.no_grad()
 def evaluate(self: Company,
-    batch_size: int = 1000, # samples at a time
+    batch_size: int = 500, # samples at a time
 ) -> dict: # name of the metric → (R,); accuracies in percent
     "Loss and accuracy on the noisy validation labels, accuracy on the clean test labels."
     self.training_mode(False)
