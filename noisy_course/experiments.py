@@ -241,10 +241,10 @@ def train_block(
 def provenance(
     device: str = "cpu", # the runs were trained on
 ) -> dict:
-    "Where numbers come from: commit, versions, machine."
+    "Where numbers come from: commit, whether anything but results differs from it, versions, machine."
     commit = _git("rev-parse", "HEAD") or "unknown"
     machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
-    return dict(commit=commit, dirty=bool(_git("status", "--porcelain", "--untracked-files=no")), torch=torch.__version__,
+    return dict(commit=commit, dirty=bool(_git("status", "--porcelain", "--untracked-files=no", ":/", ":!/results")), torch=torch.__version__,
                 python=platform.python_version(), device=device, machine=machine)
 
 def _git(*words):
@@ -377,6 +377,7 @@ def note_progress(
     "A progress function that leaves its numbers where the batch's bar finds them."
     path = Path(results) / "progress" / f"{name}.json"
     def note(done, total):
+        "Write both numbers."
         with whole_file(path) as part: part.write_text(json.dumps([done, total]))
     return note
 
@@ -471,7 +472,7 @@ def main(
     parser.add_argument("--rate", type=float, help="only this noise rate")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="smoke, laptop or paper")
     parser.add_argument("--device", default=data.setting("device", "cpu"), help="cpu or cuda")
-    parser.add_argument("--workers", type=int, default=int(data.setting("workers", "2")), help="blocks at a time")
+    parser.add_argument("--workers", type=int, default=data.setting("workers", "2"), help="blocks at a time")
     parser.add_argument("--results", type=Path, default=results_folder(), help="folder of the results")
     parser.add_argument("--profile", help="a Snakemake profile, for a cluster")
     parser.add_argument("--plan", action="store_true", help="only say what would run")

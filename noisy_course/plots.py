@@ -72,9 +72,16 @@ def pretty(
 # %% ../nbs/00_plots.ipynb #4e447d95
 _white = pio.templates["simple_white"].layout
 _template = go.layout.Template(layout=dict(xaxis=_white.xaxis, yaxis=_white.yaxis, font=_white.font))
+_template.layout.update(xaxis_exponentformat="power", yaxis_exponentformat="power", modebar_remove=["sendDataToCloud"])
 _margin = dict(l=70, r=30, t=60, b=60)
 
+def _shorten(trace):
+    for axis in ("x", "y", "z"):
+        numbers = trace[axis] if axis in trace else None
+        if isinstance(numbers, np.ndarray) and numbers.dtype == np.float64: trace[axis] = numbers.astype(np.float32)
+
 def _finish(fig, title, x_label=None, y_label=None, width=800, height=440, margin=_margin, **more):
+    fig.for_each_trace(_shorten)
     fig.update_layout(template=_template, title=dict(text=title, font_size=17, x=.02), width=width, height=height,
                       font_size=14, margin=margin, plot_bgcolor="white", **more)
     if x_label is not None: fig.update_xaxes(title_text=x_label)

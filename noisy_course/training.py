@@ -87,6 +87,7 @@ class Recipe:
     schedule: Callable = lambda epoch: 1. # epoch from 0 → factor on the learning rate
     augment: Callable | None = None # (raw inputs (B, ...), generator) → raw inputs
     valid_fraction: float = .1 # held out, with its noisy labels
+    select: str = "valid_loss" # the best network has the lowest of this, or the highest "valid_accuracy"
     company: int | None = None # how many runs train at once: all if none; 1 for convolutions on a CPU
     precision: str = "fp32" # or "bf16" for the network's matrix products
     compiled: bool = False # whether torch.compile fuses network and losses
@@ -245,7 +246,7 @@ class Company:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.streams = {p: [run.stream(p, self.device) for run in runs] for p in ("order", "dropout", "augment")}
         self.losses = torch.compile(self.batch_losses, dynamic=False) if recipe.compiled else self.batch_losses
-        self.epoch, self.curves, self.best_loss = 0, [], torch.full((len(runs),), torch.inf, device=self.device)
+        self.epoch, self.curves, self.best_score = 0, [], torch.full((len(runs),), torch.inf, device=self.device)
         self.best = {part: {n: v.clone() for n, v in stack.numbers().items()} for part, stack, _ in self.parts()}
 
 # %% ../nbs/04_training.ipynb #e2a2cef4
@@ -389,11 +390,11 @@ def right(self: Company,
 # %% ../nbs/04_training.ipynb #d565bfce
 @patch
 def keep_best(self: Company,
-    loss: Tensor, # (R,) of this epoch, on the validation rows
+    score: Tensor, # (R,) of this epoch, the lower the better
 ) -> None:
     "Remember the numbers of the runs that have never been better."
-    better = loss < self.best_loss
-    self.best_loss = torch.where(better, loss, self.best_loss)
+    better = score < self.best_score
+    self.best_score = torch.where(better, score, self.best_score)
     for part, stack, rows in self.parts():
         for name, value in stack.numbers().items(): self.best[part][name][better[rows]] = value[better[rows]]
 
@@ -452,7 +453,7 @@ def train(self: Company) -> None:
     trained = time.perf_counter()
     self.epoch += 1
     scores = dict(train_loss=losses) | self.evaluate()
-    self.keep_best(scores["valid_loss"])
+    self.keep_best(scores["valid_loss"] if self.recipe.select == "valid_loss" else -scores["valid_accuracy"])
     self.between_epochs()
     seconds = dict(train_seconds=trained - start, seconds=time.perf_counter() - start)
     each = {n: torch.full((len(self.runs),), s / len(self.runs)) for n, s in seconds.items()}
@@ -464,7 +465,7 @@ def save(self: Company,
     path: str | Path, # written whole or not at all
 ) -> None:
     "Write all that the next epoch depends on."
-    state = {n: getattr(self, n) for n in ("epoch", "curves", "best", "best_loss")}
+    state = {n: getattr(self, n) for n in ("epoch", "curves", "best", "best_score")}
     state["fingerprint"], state["told"], state["optimizer"] = self.fingerprint(), self.told(), self.optimizer.state_dict()
     state["numbers"] = {part: stack.numbers() for part, stack, _ in self.parts()}
     state["remembered"] = [group.state for group in self.groups]
@@ -476,7 +477,10 @@ def fingerprint(self: Company) -> list:
     "What a checkpoint and the company that loads it must agree on."
     runs = [[run.method.name, run.seed, run.split_seed, crc32(run.labels.cpu().numpy().tobytes())] for run in self.runs]
     shapes = [list(v.shape) for _, stack, _ in self.parts() for v in stack.numbers().values()]
-    return runs + [self.recipe.batch_size, self.recipe.valid_fraction, self.recipe.precision, len(self.labels[0]), shapes]
+    dropout = [m.p for m in self.network.module.modules() if isinstance(m, Dropout)]
+    optimizer = [f"{type(self.optimizer).__name__} {k}={v}" for k, v in self.optimizer.defaults.items()]
+    recipe = [self.recipe.batch_size, self.recipe.valid_fraction, self.recipe.precision, self.recipe.select, bool(self.recipe.augment)]
+    return runs + [recipe, len(self.labels[0]), shapes, dropout, optimizer]
 
 @patch
 def told(self: Company) -> Tensor: # (R, C, C), zero for a run that is told nothing
@@ -496,7 +500,7 @@ def load(self: Company,
     same = state["fingerprint"] == self.fingerprint() and torch.allclose(state["told"].cpu(), self.told(), rtol=0, atol=1e-4)
     expect(same, "folder", "a place for checkpoints of these runs", f"one of other runs, {path}")
     expect(state["epoch"] <= self.recipe.epochs, "epochs", f"{state['epoch']} or more, as trained in {path}", self.recipe.epochs)
-    for n in ("epoch", "curves", "best", "best_loss"): setattr(self, n, state[n])
+    for n in ("epoch", "curves", "best", "best_score"): setattr(self, n, state[n])
     for part, stack, _ in self.parts(): stack.load(state["numbers"][part])
     for group, remembered in zip(self.groups, state["remembered"]): group.state = remembered
     self.optimizer.load_state_dict(state["optimizer"])
@@ -621,6 +625,7 @@ def counter(
     "Turn steps into a running total."
     done = 0
     def finished(n):
+        "Count and tell."
         nonlocal done
         done += n
         if progress: progress(done, total)
@@ -642,6 +647,8 @@ def check_runs(
         expect(run.labels.shape == (N,) and run.labels.dtype == torch.int64, "labels", f"int64, one for each of the {N} training inputs", kind)
         low, high = run.labels.min().item(), run.labels.max().item()
         expect(0 <= low and high < C, "labels", f"classes in 0..{C - 1}", f"{low}..{high}")
+        third = run.method.first and run.method.first.first
+        expect(not third, "method", "one or two stages", f"{run.method.name}, whose first method has a first of its own")
         if run.method.given and not run.method.first: check_transition(run.T, C)
 
 # %% ../nbs/04_training.ipynb #9b4f0822
@@ -656,5 +663,6 @@ def check_recipe(
     expect(size >= 1, "batch_size", "1 or more", size)
     expect(recipe.company is None or recipe.company >= 1, "company", "None, or 1 or more", recipe.company)
     expect(0 < n < N, "valid_fraction", f"a share that leaves some of {N} samples on either side", recipe.valid_fraction)
+    expect(recipe.select in ("valid_loss", "valid_accuracy"), "select", "'valid_loss' or 'valid_accuracy'", repr(recipe.select))
     expect(recipe.precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(recipe.precision))
     expect(not layered or (n - 1) % size, "batch_size", f"one that leaves no single sample of {n} over, for a batch normalisation", size)
