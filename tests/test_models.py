@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Generator, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from noisy_course.models import MLP, MODELS, Dropout, LSTMClassifier, ResNet, ResidualBlock, WordEmbedding, initialise, n_parameters
+from noisy_course.models import MLP, MODELS, Dropout, ImageResNet, LSTMClassifier, ResNet, ResidualBlock, WordEmbedding, initialise, n_parameters
 
 fast = settings(max_examples=30, deadline=None)
 compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
@@ -19,13 +19,13 @@ def random_bytes(*shape, seed=0): return torch.randint(256, shape, generator=see
 def masks_of(model, *lead): return {f"{n}.mask".lstrip("."): random_bytes(*lead, *m.shape, seed=i) for i, (n, m) in enumerate(model.named_modules()) if isinstance(m, Dropout)}
 
 
-CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100)
-COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996)
+CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10)
+COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282)
 
 
 def batch(name, n=2):
     if name == "mlp": return torch.rand(n, 28, 28, generator=seeded())
-    if name.startswith("resnet"): return torch.rand(n, 3, 32, 32, generator=seeded())
+    if name.startswith(("resnet", "cnn")): return torch.rand(n, 3, 32, 32, generator=seeded())
     return torch.randint(5000, (n, 400), generator=seeded())
 
 
@@ -57,6 +57,18 @@ def test_frozen_parameters_are_not_counted():
 @pytest.mark.parametrize("depth", [2, 7, 18, 34, -4])
 def test_a_depth_that_is_not_6n_plus_2(depth):
     with pytest.raises(ValueError, match="depth: expected 6n"): ResNet(depth, 10)
+
+
+@pytest.mark.parametrize("depth", [14, 50, 0])
+def test_an_image_resnet_is_18_or_34_deep(depth):
+    with pytest.raises(ValueError, match="depth: expected 18 or 34"): ImageResNet(depth, 10)
+
+
+def test_an_image_resnet_keeps_the_size_until_its_second_stage():
+    network, sizes = ImageResNet(18, 10, channels=1).eval(), []
+    for layer in (network.layer1, network.layer2, network.layer4): layer.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:])))
+    network(torch.rand(2, 1, 28, 28, generator=seeded()))
+    assert sizes == [(64, 28, 28), (128, 14, 14), (512, 4, 4)]
 
 
 def test_projections_stand_where_the_width_changes():
