@@ -78,7 +78,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'noisy_course.experiments.Scale': ('experiments.html#scale', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._done': ('experiments.html#_done', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._entries': ('experiments.html#_entries', 'noisy_course/experiments.py'),
-                                          'noisy_course.experiments._flips': ('experiments.html#_flips', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._git': ('experiments.html#_git', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._noises': ('experiments.html#_noises', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._opened': ('experiments.html#_opened', 'noisy_course/experiments.py'),
