@@ -364,7 +364,7 @@ def train_epoch(self: Company) -> Tensor: # (R,) mean training loss
 @patch
 @torch.no_grad()
 def evaluate(self: Company,
-    batch_size: int = 500, # samples at a time
+    batch_size: int = 200, # samples at a time: few enough that memory is reused
 ) -> dict: # name of the metric → (R,); accuracies in percent
     "Loss and accuracy on the noisy validation labels, accuracy on the clean test labels."
     self.training_mode(False)
