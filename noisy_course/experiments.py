@@ -143,6 +143,7 @@ def _rows(paper, table, scale):
 # %% ../nbs/20_experiments.ipynb #8b6d255b
 DEFINITION = 1
 
+# %% ../nbs/20_experiments.ipynb #3ea280a3
 @dataclass(frozen=True)
 class Block:
     "Runs that train together, and the numbers that define them."

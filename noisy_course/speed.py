@@ -91,6 +91,7 @@ def product_seconds(
     x = [torch.randn(n_runs, batch_size, width).to(dtype) for width in widths]
     w = [torch.randn(n_runs, a, b).to(dtype) for a, b in zip(widths, widths[1:])]
     def step(_):
+        "All products of one batch."
         for k in range(len(w)):
             x[k] @ w[k]
             x[k].mT @ x[k + 1]
