@@ -570,7 +570,8 @@ def _why_page(results, paper, table, sides):
         text = f"{len(cells)} cells differ by more than 2 points." + (" A row is the cell run again with one thing changed." if why["mean"].notna().any() else "")
         untold = _readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
         told = _readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours", mean="with the change"))
-        frames = [(_summary(why), "What each change does to these cells, in points."), (told, "Every cell and change: percent, and points moved and left."),
+        every = _summary(reasons(results, both, points=-1))
+        frames = [(_summary(why), "What each change does to these cells, in points."), (every, "What it does to all cells that were run with it, in points."), (told, "Every cell and change: percent, and points moved and left."),
                   (untold, "Cells without a run that would explain them.")]
         yield _section(f"Scale {scale}", text, tables=[_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
 
