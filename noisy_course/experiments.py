@@ -92,8 +92,6 @@ def _noises(dataset): return NOISES["imdb" if dataset == "imdb" else "image"]
 
 def _rates(dataset): return tuple(("asymmetric", round(.1 * k, 1)) for k in range(5 if dataset == "imdb" else 8))
 
-
-
 # %% ../nbs/20_experiments.ipynb #48180af6
 BACKWARD, ESTIMATED = ("backward", "backward_estimated"), ("backward_estimated", "forward_estimated")
 TABLES = {

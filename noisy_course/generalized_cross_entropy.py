@@ -86,6 +86,7 @@ def weighted_gce(
     losses = generalized_cross_entropy(logits, target, q, reduction="none") - (1 - k ** q) / q
     return reduce(weight * losses, reduction)
 
+# %% ../nbs/11_generalized_cross_entropy.ipynb #b0d6b39e
 def prune(
     moment: Moment, # between two epochs
     start: int = 40, # epochs with all samples
@@ -97,6 +98,7 @@ def prune(
     p = moment.probabilities("best").cpu()
     return dict(weight=(p.gather(1, moment.run.labels[:, None])[:, 0] > k).float())
 
+# %% ../nbs/11_generalized_cross_entropy.ipynb #d5cf605f
 def pruned(
     start: int = 40, # epochs with all samples
     every: int = 10, # epochs between two choices

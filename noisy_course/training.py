@@ -418,7 +418,7 @@ def between_epochs(self: Company) -> None:
 @patch
 def module(self: Company,
     r: int, # which run
-    which: str = "best", # by validation loss, or "last"
+    which: str = "best", # as the recipe selects, or "last"
 ) -> nn.Module: # input (B, ...) normalised, output (B, C); in evaluation mode
     "The network of one run."
     expect(which in ("best", "last"), "which", "'best' or 'last'", repr(which))
@@ -435,7 +435,7 @@ def module(self: Company,
 @torch.no_grad()
 def probabilities(self: Company,
     r: int, # which run
-    which: str = "best", # by validation loss, or "last"
+    which: str = "best", # as the recipe selects, or "last"
     batch_size: int = 1000, # samples at a time
 ) -> Tensor: # (N, C)
     "What one run's network says of all training inputs."
@@ -521,7 +521,7 @@ class Trained:
 
     def module(self,
         i: int, # which run
-        which: str = "best", # by validation loss, or "last"
+        which: str = "best", # as the recipe selects, or "last"
     ) -> nn.Module: # input (B, ...) normalised, output (B, C)
         "One run's network, as an ordinary module."
         company, r = self.companies[i]

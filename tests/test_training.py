@@ -523,3 +523,21 @@ def test_all_runs_diverge():
     assert not np.isfinite(values(trained, 0, "valid_loss")[-1])
     assert trained.curves[trained.curves.metric.str.contains("accuracy")].value.between(0, 100).all()
     assert probabilities(trained, 0).isfinite().all()
+
+
+# --- what the loop refuses, and what it trusts ---
+
+def test_a_method_of_three_stages_is_refused():
+    third = replace(METHODS["forward_estimated"], name="third", first=METHODS["forward_estimated"])
+    with pytest.raises(ValueError, match="method: expected one or two stages, got third"): fit([run(third)])
+
+def test_a_checkpoint_knows_dropout_and_optimizer(tmp_path):
+    fit([run("cross_entropy")], folder=tmp_path)
+    for changes in (dict(build=partial(network, dropout=.25)), dict(recipe=replace(RECIPE, optimizer=partial(torch.optim.Adagrad, lr=.02)))):
+        with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): fit([run("cross_entropy")], folder=tmp_path, **changes)
+
+def test_losses_are_trusted_only_within():
+    from noisy_course.losses import cross_entropy as loss, trusted
+    bad = torch.full((2, 3), torch.nan)
+    with trusted(): assert loss(bad, torch.tensor([0, 1])).isnan()
+    with pytest.raises(ValueError, match="logits: expected finite"): loss(bad, torch.tensor([0, 1]))
