@@ -10,7 +10,7 @@ SITE    ?= runs/report
 README  ?= README.md
 export PATH := $(abspath $(BIN)):$(PATH)
 $(foreach key,DATA RESULTS DEVICE SCALE WORKERS,$(if $($(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
-ONLY     = $(foreach key,dataset model method noise variant rate profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
+ONLY     = $(foreach key,dataset model method noise variant rate precision profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab table plan report bench workshop nbs nb twins readme notebooks clean

@@ -115,12 +115,15 @@ def plan(
     paper: str, # e.g. "patrini2017"
     table: str, # "table2", "figure1" or "ablation"
     scale: str = "laptop", # "smoke", "laptop" or "paper"
+    precision: str = "fp32", # or "bf16", which makes a variant of its own
     **only, # columns to restrict, e.g. dataset="mnist", method="forward" or rate=.6; None restricts nothing
 ) -> pd.DataFrame: # one row a run
     "All runs of a table at a scale."
     expect((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}", f"{paper} {table}")
     expect(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
-    rows = pd.DataFrame(_rows(paper, table, scale))
+    expect(precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(precision))
+    rows = pd.DataFrame(_rows(paper, table, scale)).assign(precision=precision)
+    if precision != "fp32": rows["variant"] = rows.variant.where(rows.variant == "", rows.variant + ", ") + precision
     for column, value in only.items():
         expect(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
         if value is not None: rows = rows[rows[column] == value]
@@ -160,6 +163,7 @@ class Block:
     methods: tuple # names
     seeds: tuple # one run a method and seed
     clip: float = 0. # smallest probability that backward correction counts; 0 for none
+    precision: str = "fp32" # of the network's matrix products, or "bf16"
 
     @property
     def name(self) -> str: # of the result file, without its ending
@@ -233,7 +237,7 @@ def train_block(
     progress=None, # (run-epochs done, of how many) → None
 ) -> Trained:
     "Train all runs of a block."
-    recipe = replace(RECIPES[block.paper, block.model], epochs=block.epochs)
+    recipe = replace(RECIPES[block.paper, block.model], epochs=block.epochs, precision=block.precision)
     return train(dataset, runs, block_network(block, dataset.n_classes), recipe, device, folder, progress)
 
 # %% ../nbs/20_experiments.ipynb #c554be40
@@ -470,6 +474,7 @@ def main(
     for name in ("dataset", "model", "method", "noise", "variant"): parser.add_argument(f"--{name}", help=f"only this {name}")
     parser.add_argument("--rate", type=float, help="only this noise rate")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="smoke, laptop or paper")
+    parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--device", default=data.setting("device", "cpu"), help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=data.setting("workers", "2"), help="blocks at a time")
     parser.add_argument("--results", type=Path, default=results_folder(), help="folder of the results")
@@ -477,7 +482,7 @@ def main(
     parser.add_argument("--plan", action="store_true", help="only say what would run")
     given = parser.parse_args(argv)
     only = {k: getattr(given, k) for k in ("dataset", "model", "method", "noise", "variant", "rate")}
-    try: _run_table(given, plan(given.paper, given.table, given.scale, **only))
+    try: _run_table(given, plan(given.paper, given.table, given.scale, given.precision, **only))
     except ValueError as error: raise SystemExit(str(error)) from None
 
 # %% ../nbs/20_experiments.ipynb #be8feb8c
