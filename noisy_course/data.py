@@ -137,6 +137,14 @@ def head(
 def _permutation(n, generator): return torch.randperm(n, generator=generator, device=generator.device)
 
 @patch
+def wrong(
+    self: Dataset, # the data set
+    labels: Tensor, # the given labels, (N,)
+) -> Tensor: # (N,) bool
+    "Which given labels are not the true ones, or belong to an image from outside all classes (`train_outside` in `extra`)."
+    return (labels != self.train_y) | self.extra.get("train_outside", torch.zeros_like(self.train_y, dtype=torch.bool))
+
+@patch
 def subset(
     self: Dataset, # the data set
     n: int, # training samples

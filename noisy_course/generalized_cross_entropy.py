@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'mean_absolute_error', 'check_q', 'box_cox', 'generalized_cross_entropy', 'check_k', 'truncated_gce',
            'weighted_gce', 'prune', 'pruned', 'MeanAbsoluteErrorLoss', 'GeneralizedCrossEntropyLoss',
-           'TruncatedGCELoss']
+           'TruncatedGCELoss', 'beliefs']
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #bb7d165c
 import math
@@ -132,3 +132,12 @@ class TruncatedGCELoss(LossModule):
 # %% ../nbs/11_generalized_cross_entropy.ipynb #d6109d56
 METHODS = {m.name: m for m in [
     Method("mean_absolute_error", mean_absolute_error), Method("generalized_cross_entropy", generalized_cross_entropy), pruned()]}
+
+# %% ../nbs/11_generalized_cross_entropy.ipynb #a7969830
+def beliefs(
+    moment: Moment, # after an epoch
+) -> dict: # name → mean softmax of the given label
+    "How far the network believes the right labels, and the wrong ones (Zhang & Sabuncu, Figure 1c)."
+    labels = moment.run.labels.to(moment.dataset.train_y.device)
+    own, wrong = moment.probabilities("last").gather(1, labels[:, None])[:, 0], moment.dataset.wrong(labels)
+    return dict(belief_right=own[~wrong].mean().item(), belief_wrong=own[wrong].mean().item())

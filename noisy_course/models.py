@@ -179,8 +179,8 @@ def _start(name, p, he, generator):
 
 # %% ../nbs/03_models.ipynb #3e5ea16b
 MODELS = {
-    "mlp": lambda n_classes: MLP(n_classes),
-    "embedding": lambda n_classes: WordEmbedding(n_classes=n_classes),
+    "mlp": lambda n_classes, dropout=.5: MLP(n_classes, dropout=dropout),
+    "embedding": lambda n_classes, dropout=.8: WordEmbedding(n_classes=n_classes, dropout=dropout),
     "lstm": lambda n_classes: LSTMClassifier(n_classes=n_classes),
     "resnet14": lambda n_classes: ResNet(14, n_classes),
     "resnet32": lambda n_classes: ResNet(32, n_classes),

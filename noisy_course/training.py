@@ -92,6 +92,7 @@ class Recipe:
     company: int | None = None # how many runs train at once: all if none; 1 for convolutions on a CPU
     precision: str = "fp32" # or "bf16" for the network's matrix products
     compiled: bool = False # whether torch.compile fuses network and losses
+    watch: Callable | None = None # Moment → what else to record of a run after each epoch: name → number
 
 # %% ../nbs/04_training.ipynb #7bb0874f
 class Stack:
@@ -404,15 +405,30 @@ class Moment:
     run: Run # whose turn it is
     state: dict # name → (N, ...), as the method left it
     probabilities: Callable # which ("best" or "last") → (N, C) on all training inputs, un-augmented, without gradient
+    dataset: Dataset # it trains on, with the true labels: for records, not for methods
+
+@patch
+def moments(self: Company,
+    group: Group, # of its runs
+): # yields (k, Moment) of each run in the group
+    "The present state of every run of one method."
+    for k, r in enumerate(range(group.rows.start, group.rows.stop)):
+        state = {n: v[k] for n, v in group.state.items()}
+        yield k, Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset)
 
 @patch
 def between_epochs(self: Company) -> None:
     "Let every method that wants to update what it remembers of the samples."
     for group in self.groups:
-        for k, r in enumerate(range(group.rows.start, group.rows.stop) if group.method.between else ()):
-            state = {n: v[k] for n, v in group.state.items()}
-            new = group.method.between(Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r)))
-            for n, v in new.items(): group.state[n][k] = v
+        for k, moment in self.moments(group) if group.method.between else ():
+            for n, v in group.method.between(moment).items(): group.state[n][k] = v
+
+@patch
+def watched(self: Company) -> dict: # name → (R,)
+    "What the recipe wants to see of every run."
+    if not self.recipe.watch: return {}
+    seen = [self.recipe.watch(moment) for group in self.groups for _, moment in self.moments(group)]
+    return {n: torch.tensor([s[n] for s in seen], dtype=torch.float64) for n in seen[0]}
 
 # %% ../nbs/04_training.ipynb #3928cefb
 @patch
@@ -453,6 +469,7 @@ def train(self: Company) -> None:
     scores = dict(train_loss=losses) | self.evaluate()
     self.keep_best(scores["valid_loss"] if self.recipe.select == "valid_loss" else -scores["valid_accuracy"])
     self.between_epochs()
+    scores |= self.watched()
     seconds = dict(train_seconds=trained - start, seconds=time.perf_counter() - start)
     each = {n: torch.full((len(self.runs),), s / len(self.runs)) for n, s in seconds.items()}
     self.curves.append({n: v.double().cpu() for n, v in (scores | each).items()})

@@ -20,10 +20,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from noisy_course import experiments
-from noisy_course.experiments import (METHODS, NOTEBOOK, PATRINI, SCALES, TABLES, Block, block_data, block_from, block_runs, blocks, execute_block,
-                                      execute_planned, lock, main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks,
-                                      train_block, write_result)
+from noisy_course import experiments, protocols
+from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
+                                      main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
+from noisy_course.protocols import METHODS, PATRINI, SCALES, SIX, TABLES, TEN
 from noisy_course.report import published
 
 TABLE2 = ("patrini2017", "table2")
@@ -70,18 +70,34 @@ def never(*_, **__): raise AssertionError("called")
 def test_the_first_papers_mnist_block():
     rows = plan(*TABLE2, "paper", dataset="mnist")
     assert len(rows) == 200 and rows.groupby(["method", "noise", "rate"]).seed.apply(list).map(lambda seeds: seeds == [0, 1, 2, 3, 4]).all()
-    assert set(rows.method) == set(METHODS) and (rows.epochs == 40).all() and (rows.samples == 0).all()
+    assert set(rows.method) == set(TEN) and (rows.epochs == 40).all() and (rows.samples == 0).all()
     assert [len(b.methods) * len(b.seeds) for b in blocks(rows)] == [50] * 4
 
 def test_the_whole_table():
     rows = plan(*TABLE2, "paper")
-    runs = {(d, m): 40 * (5 if d in ("mnist", "imdb") else 1) for d, m in PATRINI}
+    runs = {(p.dataset, p.model): 40 * (5 if p.dataset in ("mnist", "imdb") else 1) for p in PATRINI}
     assert len(PATRINI) == 6 and rows.groupby(["dataset", "model"]).size().to_dict() == runs and len(rows) == 720
     cells = ["dataset", "model", "method", "noise", "rate"]
     assert set(rows[cells].itertuples(index=False, name=None)) == set(published(*TABLE2)[cells].itertuples(index=False, name=None))
 
 @pytest.mark.parametrize("table, n", [("figure1", 5 * (5 * 8 + 2 * 5 * 5 + 3 * 8)), ("ablation", 2 * 4 * (10 + 10 + 2 + 2))])
 def test_other_tables(table, n): assert len(plan("patrini2017", table, "paper")) == n
+
+def test_the_second_papers_tables():
+    for table, n in (("table1", 144 * 5), ("table2", 2 * 5 * 5), ("open_set", 2 * 5 * 5), ("figure1", 5 * 5 * 3), ("figure2", 5 * (3 + 5) * 7)):
+        assert len(plan("zhang2018", table, "paper")) == n
+    cells = ["dataset", "model", "method", "noise", "rate"]
+    ours = lambda table: set(plan("zhang2018", table, "paper")[cells].itertuples(index=False, name=None))
+    theirs = lambda table: set(published("zhang2018", table)[cells].itertuples(index=False, name=None))
+    assert ours("table1") == theirs("table1") and {cell[2] for cell in theirs("table2") - ours("table2")} == {"wang2018"}
+    paper = plan("zhang2018", "table1", "paper").groupby("dataset")[["epochs", "prune_start", "prune_every", "flips", "network"]].agg(lambda c: c.unique().item())
+    assert paper.loc["cifar100"].tolist() == [150, 80, 10, "circle", ""] and paper.loc["fashion_mnist"].tolist() == [120, 40, 10, "", ""]
+
+def test_a_stand_in_is_named_and_keeps_the_schedule():
+    block = blocks(plan("zhang2018", "table1", "laptop", dataset="fashion_mnist"))[0]
+    assert (block.model, block.network, block.epochs, block.prune_start, block.prune_every) == ("resnet18", "mlp", 40, 13, 3)
+    factors = [round(block_recipe(block).schedule(e), 6) for e in (0, 13, 14, 26, 27, 39)]
+    assert factors == [1, 1, .1, .1, .01, .01] and block_recipe(block).select == "valid_accuracy"
 
 def test_smaller_scales():
     laptop, smoke = plan(*TABLE2, "laptop", dataset="mnist"), plan(*TABLE2, "smoke", dataset="mnist")
@@ -127,7 +143,8 @@ def test_names_are_stable(monkeypatch):
     assert block.name == "patrini2017_table2_mnist_mlp_asymmetric_0.6_smoke_667cf6bd"
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
-               dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7)
+               dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
+               q=.5, prune_start=1, prune_every=1, flips="sentence", outside="fashion_mnist")
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 
@@ -164,8 +181,49 @@ def test_the_clip_reaches_backward_correction_alone():
     block, sure = tiny(methods=("cross_entropy", "backward"), clip=1e-2), torch.tensor([[20., 0.]])
     for name, changed in (("cross_entropy", False), ("backward", True)):
         told = dict(T=torch.eye(2)) if name == "backward" else {}
-        clipped, plain = (m.loss(sure, torch.tensor([1]), **told).item() for m in (experiments.block_method(block, name), METHODS[name]))
+        clipped, plain = (m.loss(sure, torch.tensor([1]), **told).item() for m in (protocols.method(name, dict(clip=block.clip)), METHODS[name]))
         assert plain == pytest.approx(20) and clipped == pytest.approx(-np.log(1e-2) if changed else 20)
+
+
+def test_q_and_pruning_reach_their_methods():
+    even = torch.zeros(1, 4)
+    loss = lambda name, **numbers: protocols.method(name, numbers).loss(even, torch.tensor([0])).item()
+    assert loss("generalized_cross_entropy", q=1.) == pytest.approx(.75) and loss("generalized_cross_entropy") == pytest.approx((1 - .25 ** .7) / .7)
+    assert loss("truncated_gce", q=1.) == pytest.approx(.5)
+    assert protocols.method("truncated_gce", dict(prune_start=3, prune_every=2)).between.keywords == dict(start=3, every=2, k=.5)
+
+def open_set(**changes):
+    "Digits among digits: half of the images come from the same data set."
+    return tiny(paper="zhang2018", table="open_set", dataset="fashion_mnist", model="resnet18", network="mlp", noise="open_set", rate=.5, outside="mnist",
+                dropout=0., methods=("cross_entropy", "forward"), **changes)
+
+def test_open_set_noise_changes_images_and_no_labels(monkeypatch):
+    digits = experiments.data.load("mnist")
+    monkeypatch.setattr(experiments.data, "load", lambda name: replace(digits, name=name, train_x=255 - digits.train_x) if name == "fashion_mnist" else digits)
+    block = open_set()
+    dataset, same, other = block_data(block), block_data(block), block_data(replace(block, seeds=(1,)))
+    outside = dataset.extra["train_outside"]
+    assert torch.equal(dataset.train_x, same.train_x) and not torch.equal(outside, other.extra["train_outside"])
+    assert torch.equal(dataset.train_x[~outside], 255 - digits.train_x[:300][~outside]) and .4 < outside.double().mean() < .6
+    runs = block_runs(block, dataset)
+    assert torch.equal(runs[0].labels, dataset.train_y) and torch.equal(runs[1].T, torch.eye(10, dtype=torch.float64))
+    rows = result_rows(block, dataset, runs, train_block(block, dataset, runs))
+    assert rows.realised_rate.unique().tolist() == [outside.double().mean().item()]
+    best = rows[rows.metric == "valid_accuracy"].pivot(index="epoch", columns="method", values="value").idxmax()
+    assert rows.groupby("method").epoch_chosen.unique().map(list).to_dict() == {m: [e] for m, e in best.items()}
+
+def test_open_set_seeds_do_not_share_a_block():
+    cut = blocks(plan("zhang2018", "open_set", "laptop"))
+    assert [(b.noise, b.seeds) for b in cut] == [("open_set", (0,)), ("open_set", (1,)), ("symmetric", (0, 1))]
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(ValueError, match="^model: expected one of .*resnet18 on fashion_mnist, got mlp on fashion_mnist"): block_recipe(replace(open_set(), model="mlp"))
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_is_a_variant(precision):
+    if precision == "fp16":
+        with pytest.raises(ValueError, match="^precision: expected"): plan(*TABLE2, precision=precision)
+    else: assert set(plan(*TABLE2, precision=precision).variant) == {"bf16"} and block_recipe(blocks(plan(*TABLE2, precision=precision))[0]).precision == "bf16"
 
 
 # --- results ---

@@ -1,4 +1,6 @@
 "Losses of Zhang & Sabuncu (2018) beside independent formulas, at their edges, and Algorithm 1 in the engine."
+import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -106,7 +108,7 @@ def test_weights_minimise_the_objective():
     z, y = sample((9,), 3, 8)
     gain = gce.generalized_cross_entropy(z, y, reduction="none") - (1 - .5 ** .7) / .7
     p = z.softmax(-1)
-    new = gce.prune(Moment(40, Run(gce.METHODS["truncated_gce"], y), {}, lambda which: p))["weight"]
+    new = gce.prune(Moment(40, Run(gce.METHODS["truncated_gce"], y), {}, lambda which: p, None))["weight"]
     for flipped in range(9): assert (new * gain).sum() <= (torch.where(torch.arange(9) == flipped, 1 - new, new) * gain).sum()
     torch.testing.assert_close(gce.weighted_gce(z, y, weight=new, reduction="sum") + 9 * (1 - .5 ** .7) / .7, gce.truncated_gce(z, y, reduction="sum"))
 
@@ -116,7 +118,7 @@ def test_when_it_prunes(epoch, pruned):
     def belief(which):
         asked.append(which)
         return torch.full((80, 4), .25)
-    new = gce.prune(Moment(epoch, Run(gce.METHODS["truncated_gce"], NOISY), {}, belief))
+    new = gce.prune(Moment(epoch, Run(gce.METHODS["truncated_gce"], NOISY), {}, belief, None))
     assert (asked == ["best"]) == pruned and bool(new) == pruned
 
 def test_until_the_first_pruning_it_is_gce():
@@ -134,6 +136,14 @@ def test_a_killed_run_goes_on_with_its_weights(tmp_path):
     weights = [t.companies[0][0].groups[0].state["weight"] for t in (whole, resumed)]
     assert torch.equal(*weights) and 0 < weights[0].mean() < 1
     for a, b in zip(whole.module(0, "last").parameters(), resumed.module(0, "last").parameters()): assert torch.equal(a, b)
+
+def test_beliefs_of_right_and_wrong_labels():
+    p = torch.full((len(NOISY), 4), .1).scatter_(1, DATA.train_y[:, None], .7)
+    told = gce.beliefs(Moment(1, Run(gce.METHODS["truncated_gce"], NOISY), {}, lambda which: p, DATA))
+    assert told == dict(belief_right=pytest.approx(.7), belief_wrong=pytest.approx(.1))
+    outside = replace(DATA, extra=dict(train_outside=torch.ones_like(NOISY, dtype=torch.bool)))
+    told = gce.beliefs(Moment(1, Run(gce.METHODS["truncated_gce"], DATA.train_y), {}, lambda which: p, outside))
+    assert math.isnan(told["belief_right"]) and told["belief_wrong"] == pytest.approx(.7)
 
 def test_the_best_network_may_be_the_most_accurate():
     runs = [Run(Method("cross_entropy", cross_entropy), NOISY, T, seed) for seed in range(3)]

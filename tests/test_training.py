@@ -22,6 +22,7 @@ from noisy_course import noise, training
 from noisy_course.data import Dataset, random_flip, split
 from noisy_course.loss_correction import METHODS, cross_entropy, estimate_transition
 from noisy_course.models import MLP, Dropout, initialise
+from noisy_course.protocols import milestones, sgd
 from noisy_course.training import Company, Method, Recipe, Run, Stack, generator, random_bytes, take, take_each, train
 
 N, C, PIXELS = 150, 4, (1, 4, 4)
@@ -113,6 +114,25 @@ def test_the_same_run_twice():
     one = run("forward")
     twice = fit([one, one])
     assert_same(twice, 0, twice, 1)
+
+def test_with_momentum_in_company_as_alone():
+    recipe = replace(RECIPE, optimizer=sgd, schedule=milestones(1))
+    runs = [run(m, s) for s, m in enumerate(["cross_entropy", "forward", "unhinged"])]
+    together = fit(runs, recipe)
+    for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe), 0)
+
+def test_what_is_watched_is_recorded_and_changes_nothing():
+    seen = []
+    def watch(moment):
+        seen.append((moment.run.seed, moment.epoch, moment.probabilities("last").shape))
+        return dict(twice=2. * moment.epoch, wrong=moment.dataset.wrong(moment.run.labels).double().mean().item())
+    runs = [run("forward", 1), run("cross_entropy", 0)]
+    usual, watched = fit(runs), fit(runs, replace(RECIPE, watch=watch))
+    for i in range(2):
+        assert values(watched, i, "twice") == [2. * e for e in range(1, RECIPE.epochs + 1)]
+        assert set(values(watched, i, "wrong")) == {(runs[i].labels != DATA.train_y).double().mean().item()}
+        for one, other in zip(numbers(usual, i)[1], numbers(watched, i)[1], strict=True): np.testing.assert_array_equal(one, other)
+    assert sorted(seen) == [(s, e, (len(DATA.train_y), C)) for s in (0, 1) for e in range(1, RECIPE.epochs + 1)]
 
 def test_a_layer_that_starts_by_chance_in_company_as_alone():
     linear = Method("linear", cross_entropy, layer=lambda C: nn.Linear(C, C))
