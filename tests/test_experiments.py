@@ -24,7 +24,7 @@ from noisy_course import experiments, protocols
 from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
 from noisy_course.protocols import METHODS, PATRINI, SCALES, SIX, TABLES, TEN
-from noisy_course.report import published
+from noisy_course.comparison import published
 
 TABLE2 = ("patrini2017", "table2")
 COLUMNS = {"paper", "table", "dataset", "model", "method", "noise", "rate", "samples", "seed", "scale", "block", "metric", "epoch", "value", "commit",
