@@ -344,6 +344,7 @@ def setting_title(
     "A noise setting in words."
     return named(noise) + (f" {rate:g}" if noise != "none" else "")
 
+# %% ../nbs/21_comparison.ipynb #8d51c3f7
 def block_title(
     dataset: str, # e.g. "mnist"
     model: str, # the paper's network

@@ -102,6 +102,9 @@ class Block:
     q: float = .7 # of the generalized cross entropy
     prune_start: int = 0 # epochs before samples are pruned, for the truncated loss
     prune_every: int = 0 # epochs between two prunings
+    alpha: float = .1 # weight of cross-entropy in symmetric cross entropy
+    beta: float = 1. # weight of reverse cross entropy
+    A: float = -4. # stands for log 0 in it
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
 
@@ -138,7 +141,7 @@ def block_T(
     dataset: data.Dataset, # its data
 ) -> torch.Tensor: # (C, C)
     "The noise matrix of a block; in open-set noise no class is taken for another."
-    if block.noise == "asymmetric": return noise.asymmetric(block.dataset, block.rate, block.flips or None)
+    if block.noise == "asymmetric": return noise.asymmetric(block.dataset, block.rate, block.flips or None, generator(0, "flips"))
     return noise.symmetric(dataset.n_classes, 0 if block.noise == "open_set" else block.rate)
 
 # %% ../nbs/20_experiments.ipynb #099a8938

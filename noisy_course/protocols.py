@@ -6,7 +6,9 @@
 __all__ = ['SCALES', 'METHODS', 'USUAL', 'LSTM_ADAGRAD', 'RESIDUAL', 'EARLY', 'LATE', 'IMAGE_NOISE', 'IMDB_NOISE', 'PATRINI',
            'TEN', 'CORRECTIONS', 'BACKWARD', 'ESTIMATED', 'TABLES', 'SIX', 'RATES', 'ZHANG', 'STAND_IN', 'PRUNED',
            'FASHION', 'CIFAR10', 'CIFAR100', 'FIVE', 'OPEN', 'PLAIN', 'ADAM', 'WATCHED', 'CLEAN', 'NOISY', 'QS',
-           'UNIFORM', 'milestones', 'sgd', 'crop_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method']
+           'UNIFORM', 'SEVEN', 'WANG_NOISE', 'WORST', 'WANG', 'DIGITS', 'PHOTOS', 'FINE', 'SMOOTHED', 'CORRECTED',
+           'SLOWER', 'CLASSES', 'HARD', 'TUNED', 'milestones', 'sgd', 'crop_and_flip', 'shift_and_flip', 'shortened',
+           'Part', 'Grid', 'at_scale', 'method', 'forward_sl', 'label_smoothing_sl']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from collections.abc import Callable
@@ -15,9 +17,11 @@ from functools import partial
 
 import torch
 
-from . import data, generalized_cross_entropy, loss_correction
+from . import data, generalized_cross_entropy, loss_correction, symmetric_cross_entropy
 from .basics import expect
 from .generalized_cross_entropy import beliefs
+from .losses import soft_labels
+from .symmetric_cross_entropy import class_accuracy, reverse_cross_entropy
 from .training import Method, Recipe
 
 # %% ../nbs/15_protocols.ipynb #aeb4df04
@@ -30,9 +34,10 @@ def milestones(
 def sgd(
     parameters: list, # tensors to train
     lr: float = .01, # learning rate
-) -> torch.optim.Optimizer: # momentum 0.9, weight decay 1e-4
-    "Stochastic gradient descent as the papers use it for residual networks."
-    return torch.optim.SGD(parameters, lr=lr, momentum=.9, weight_decay=1e-4)
+    weight_decay: float = 1e-4, # of all parameters
+) -> torch.optim.Optimizer: # momentum 0.9
+    "Stochastic gradient descent as the papers use it for convolutional networks."
+    return torch.optim.SGD(parameters, lr=lr, momentum=.9, weight_decay=weight_decay)
 
 def crop_and_flip(
     x, # images, (B, C, height, width)
@@ -40,6 +45,13 @@ def crop_and_flip(
 ): # the same shape
     "The augmentation of He et al.: random crops after padding by 4, and flips."
     return data.random_flip(data.random_crop(x, 4, generator), generator)
+
+def shift_and_flip(
+    x, # images, (B, C, height, width)
+    generator, # of the draws
+): # the same shape
+    "Shifts of width and height by up to a fifth, as in the code of Wang et al., and flips."
+    return data.random_flip(data.random_shift(x, .2, .2, generator), generator)
 
 # %% ../nbs/15_protocols.ipynb #0a73d4f1
 def shortened(
@@ -94,8 +106,8 @@ def at_scale(
     return replace(small, usual={k: max(1, round(v * share)) if k in ("prune_start", "prune_every") else v for k, v in small.usual.items()})
 
 # %% ../nbs/15_protocols.ipynb #058adbca
-METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS
-USUAL = dict(dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, flips="", outside="")
+METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS
+USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., flips="", outside="")
 
 def method(
     name: str, # a key of `METHODS`
@@ -104,10 +116,24 @@ def method(
     "A method with the hyper-parameters of an experiment."
     expect(name in METHODS, "method", f"one of {', '.join(METHODS)}", repr(name))
     given, known = USUAL | numbers, METHODS[name]
+    if name == "d2l": return symmetric_cross_entropy.d2l_method(given["epochs"])
+    if "symmetric" in name or name.endswith("_sl"): return replace(known, loss=partial(known.loss, **{k: given[k] for k in ("alpha", "beta", "A")}))
     if name == "truncated_gce": return generalized_cross_entropy.pruned(given["prune_start"], given["prune_every"], given["q"])
     if name == "generalized_cross_entropy": return replace(known, loss=partial(known.loss, q=given["q"]))
     if known.estimate: known = replace(known, estimate=partial(loss_correction.estimate_transition, percentile=given["percentile"]))
     return replace(known, loss=partial(known.loss, clip=given["clip"])) if given["clip"] and name.startswith("backward") else known
+
+# %% ../nbs/15_protocols.ipynb #4e493353
+def forward_sl(logits, target, T, alpha=0., beta=1., A=-4., reduction="mean"):
+    "Forward correction plus β times reverse cross entropy (Wang et al., §5.2); α is not used."
+    return loss_correction.forward_cross_entropy(logits, target, T, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
+
+def label_smoothing_sl(logits, target, alpha=.1, beta=1., A=-4., smoothing=.1, reduction="mean"):
+    "Symmetric cross entropy on smoothed labels (Wang et al., §5.2)."
+    q = (1 - smoothing) * soft_labels(logits, target) + smoothing / logits.shape[-1]
+    return symmetric_cross_entropy.symmetric_cross_entropy(logits, q, alpha, beta, A, reduction)
+
+METHODS |= {m.name: m for m in [replace(METHODS["forward"], name="forward_sl", loss=forward_sl), Method("label_smoothing_sl", label_smoothing_sl)]}
 
 # %% ../nbs/15_protocols.ipynb #8ddfc59b
 LSTM_ADAGRAD = partial(torch.optim.Adagrad, lr=.001, eps=1e-6)
@@ -172,3 +198,29 @@ TABLES["zhang2018", "figure2"] = Grid((
     Part("cifar10", "resnet34", (UNIFORM[0], UNIFORM[1], UNIFORM[3]), ADAM),
     Part("fashion_mnist", "resnet18", UNIFORM, ADAM, laptop=STAND_IN)),
     (({}, ("cross_entropy", "generalized_cross_entropy")), *((dict(q=q), ("generalized_cross_entropy",)) for q in QS)))
+
+# %% ../nbs/15_protocols.ipynb #12170026
+SEVEN = ("cross_entropy", "label_smoothing", "bootstrap_hard", "forward", "d2l", "generalized_cross_entropy", "symmetric_cross_entropy")
+WANG_NOISE = (("none", 0.), *(("symmetric", r) for r in (.2, .4, .6, .8)), *(("asymmetric", r) for r in (.2, .3, .4)))
+WORST = WANG_NOISE[-1:]
+
+WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", company=1)
+DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)), usual=dict(alpha=.01), laptop=dict(samples=10000, epochs=10, seeds=1))
+PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY), usual=dict(alpha=.1))
+FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE), usual=dict(alpha=6., beta=.1, flips="random_pairs"))
+TABLES["wang2019", "table1"] = Grid((DIGITS, PHOTOS, replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=5.)),
+    FINE, replace(FINE, noises=WORST, usual=FINE.usual | dict(alpha=2.))), (({}, SEVEN),))
+
+# %% ../nbs/15_protocols.ipynb #32d2dca5
+SMOOTHED, CORRECTED = (({}, ("label_smoothing_sl",)),), (({}, ("forward_sl",)),)
+TABLES["wang2019", "table2"] = Grid((replace(PHOTOS, noises=(("symmetric", .4), ("symmetric", .6))), replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=.1))),
+    SMOOTHED + CORRECTED)
+
+SLOWER = replace(WANG, optimizer=sgd, **EARLY)
+CLASSES = Part("cifar10", "cnn8", (("none", 0.), ("symmetric", .4), ("symmetric", .6)), replace(SLOWER, watch=class_accuracy), usual=dict(alpha=.1, A=-6.), laptop=dict(samples=5000, epochs=10, seeds=1))
+TABLES["wang2019", "figure1"] = Grid((CLASSES,), (({}, ("cross_entropy", "label_smoothing", "symmetric_cross_entropy")),))
+
+HARD = replace(CLASSES, noises=(("symmetric", .6),), recipe=SLOWER)
+TUNED = tuple((dict(alpha=a), ("symmetric_cross_entropy",)) for a in (.01, .5, 1.)) + tuple((dict(alpha=a, A=A), ("symmetric_cross_entropy",)) for a in (.1, 1.) for A in (-8., -4., -2.))
+TABLES["wang2019", "figure8"] = Grid((HARD,), (({}, ("symmetric_cross_entropy",)), *TUNED))
+TABLES["wang2019", "figure9"] = Grid((HARD,), (({}, SEVEN), (dict(alpha=0.), ("symmetric_cross_entropy",)), (dict(alpha=5., beta=0.), ("symmetric_cross_entropy",)), (dict(alpha=0., beta=5.), ("symmetric_cross_entropy",))))

@@ -259,6 +259,7 @@ def _at_scales(results, paper, table):
         other = listed(part.network[part.network != ""])
         yield scale, f"{block_title(*block)}, scale {scale}", f"Scale {scale}; n = {part.seed.nunique()} seeds." + (f" Ours has another network: {named(other)}." if other else ""), part
 
+# %% ../nbs/24_report.ipynb #403e7ca6
 def _beliefs_page(results, paper, table, sides):
     for scale, title, note, part in _at_scales(results, paper, "figure1"):
         known = part[part.metric.str.startswith("belief") & (part.noise != "none")].dropna(subset="epoch")

@@ -48,7 +48,8 @@ class Method:
     layer: Callable | None = None # number of classes → module on top of the logits, trained with the network
     keep_layer: bool = True # whether predictions go through the layer too
     state: Callable | None = None # run → what is remembered of each sample: name → (N, ...)
-    between: Callable | None = None # Moment → new state, after each epoch
+    memory: Callable | None = None # run → what is remembered of the run: name → any shape
+    between: Callable | None = None # Moment → what is new of both, after each epoch
     first: "Method | None" = None # a method trained before this one, whose best network shows T
     estimate: Callable | None = None # that network's probabilities on all training inputs (N, C) → T
 
@@ -170,6 +171,7 @@ class Group:
     given: dict # what the loss gets besides logits and labels
     layer: Stack | None # on top of their logits
     state: dict # name → (runs, N, ...)
+    memory: dict # name → (runs, ...)
 
     def head(self,
         logits: Tensor, # (R, B, C) of the whole company
@@ -187,7 +189,7 @@ def loss(self: Group,
     batch: Tensor | None = None, # (R, B) rows of the training set; none when validating
 ) -> Tensor: # (runs, B)
     "The method's loss of each sample."
-    state = {} if batch is None else {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
+    state = {} if batch is None else self.memory | {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
     return self.method.loss(self.head(logits, training=True), labels[self.rows], reduction="none", **self.given, **state)
 
 # %% ../nbs/04_training.ipynb #515f52e1
@@ -260,9 +262,15 @@ def group(self: Company,
     given = method.given(torch.stack([run.T for run in runs]).to(self.device)) if method.given else {}
     layers = [built(partial(method.layer, self.dataset.n_classes), run.stream("layer")) for run in runs] if method.layer else None
     layer = layers and Stack([one.to(self.device) for one in layers])
-    states = [method.state(run) if method.state else {} for run in runs]
-    state = {n: torch.stack([s[n] for s in states]).to(self.device) for n in states[0]}
-    return Group(method, slice(rows[0], rows[-1] + 1), given, layer, state)
+    state, memory = (self.stacked([make(run) if make else {} for run in runs]) for make in (method.state, method.memory))
+    return Group(method, slice(rows[0], rows[-1] + 1), given, layer, state, memory)
+
+@patch
+def stacked(self: Company,
+    each: list, # of dicts, one a run
+) -> dict: # name → (runs, ...)
+    "The tensors of several runs along a leading axis, on the device."
+    return {n: torch.stack([one[n] for one in each]).to(self.device) for n in each[0]}
 
 # %% ../nbs/04_training.ipynb #04726343
 @patch
@@ -404,8 +412,10 @@ class Moment:
     epoch: int # finished epochs
     run: Run # whose turn it is
     state: dict # name → (N, ...), as the method left it
-    probabilities: Callable # which ("best" or "last") → (N, C) on all training inputs, un-augmented, without gradient
+    probabilities: Callable # which ("best" or "last"), and raw inputs if not all training inputs → (N, C), un-augmented, without gradient
     dataset: Dataset # it trains on, with the true labels: for records, not for methods
+    memory: dict | None = None # name → any shape, as the method left it
+    module: Callable | None = None # which → the run's network
 
 @patch
 def moments(self: Company,
@@ -414,14 +424,15 @@ def moments(self: Company,
     "The present state of every run of one method."
     for k, r in enumerate(range(group.rows.start, group.rows.stop)):
         state = {n: v[k] for n, v in group.state.items()}
-        yield k, Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset)
+        memory = {n: v[k] for n, v in group.memory.items()}
+        yield k, Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset, memory, partial(self.module, r))
 
 @patch
 def between_epochs(self: Company) -> None:
     "Let every method that wants to update what it remembers of the samples."
     for group in self.groups:
         for k, moment in self.moments(group) if group.method.between else ():
-            for n, v in group.method.between(moment).items(): group.state[n][k] = v
+            for n, v in group.method.between(moment).items(): (group.state if n in group.state else group.memory)[n][k] = v
 
 @patch
 def watched(self: Company) -> dict: # name → (R,)
@@ -452,11 +463,12 @@ def module(self: Company,
 def probabilities(self: Company,
     r: int, # which run
     which: str = "best", # as the recipe selects, or "last"
+    inputs: Tensor | None = None, # raw, (N, ...); all training inputs if none
     batch_size: int = 1000, # samples at a time
 ) -> Tensor: # (N, C)
-    "What one run's network says of all training inputs."
-    network = self.module(r, which)
-    return torch.cat([network(self.dataset.normalise(x)).softmax(-1) for x in self.dataset.train_x.split(batch_size)])
+    "What one run's network says of inputs."
+    network, inputs = self.module(r, which), self.dataset.train_x if inputs is None else inputs
+    return torch.cat([network(self.dataset.normalise(x)).softmax(-1) for x in inputs.split(batch_size)])
 
 # %% ../nbs/04_training.ipynb #58e8966b
 @patch
@@ -483,7 +495,7 @@ def save(self: Company,
     state = {n: getattr(self, n) for n in ("epoch", "curves", "best", "best_score")}
     state["fingerprint"], state["told"], state["optimizer"] = self.fingerprint(), self.told(), self.optimizer.state_dict()
     state["numbers"] = {part: stack.numbers() for part, stack, _ in self.parts()}
-    state["remembered"] = [group.state for group in self.groups]
+    state["remembered"] = [(group.state, group.memory) for group in self.groups]
     state["streams"] = {purpose: [g.get_state() for g in streams] for purpose, streams in self.streams.items()}
     with whole_file(path) as part: torch.save(state, part)
 
@@ -517,7 +529,7 @@ def load(self: Company,
     expect(state["epoch"] <= self.recipe.epochs, "epochs", f"{state['epoch']} or more, as trained in {path}", self.recipe.epochs)
     for n in ("epoch", "curves", "best", "best_score"): setattr(self, n, state[n])
     for part, stack, _ in self.parts(): stack.load(state["numbers"][part])
-    for group, remembered in zip(self.groups, state["remembered"]): group.state = remembered
+    for group, remembered in zip(self.groups, state["remembered"]): group.state, group.memory = remembered
     self.optimizer.load_state_dict(state["optimizer"])
     for purpose, saved in state["streams"].items():
         for stream, s in zip(self.streams[purpose], saved): stream.set_state(s.cpu())

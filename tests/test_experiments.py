@@ -93,6 +93,27 @@ def test_the_second_papers_tables():
     paper = plan("zhang2018", "table1", "paper").groupby("dataset")[["epochs", "prune_start", "prune_every", "flips", "network"]].agg(lambda c: c.unique().item())
     assert paper.loc["cifar100"].tolist() == [150, 80, 10, "circle", ""] and paper.loc["fashion_mnist"].tolist() == [120, 40, 10, "", ""]
 
+def test_the_third_papers_tables():
+    cells = ["dataset", "model", "method", "noise", "rate"]
+    for table in ("table1", "table2"):
+        rows = plan("wang2019", table, "paper")
+        assert set(rows[cells].itertuples(index=False, name=None)) == set(published("wang2019", table)[cells].itertuples(index=False, name=None))
+        assert not rows.duplicated([*cells, "seed"]).any() and (rows.groupby(cells).size() == 5).all()
+    rows = plan("wang2019", "table1", "paper", method="symmetric_cross_entropy").set_index(["dataset", "noise", "rate"])[["alpha", "beta", "A"]].sort_index()
+    told = {key: tuple(rows.loc[key].iloc[0]) for key in (("mnist", "none", 0), ("cifar10", "asymmetric", .3), ("cifar10", "asymmetric", .4), ("cifar100", "symmetric", .8), ("cifar100", "asymmetric", .4))}
+    assert list(told.values()) == [(.01, 1, -4), (.1, 1, -4), (.1, 5, -4), (6, .1, -4), (2, .1, -4)]
+
+def test_numbers_of_the_third_paper_reach_their_methods():
+    z, y = torch.tensor([[1., 0., 0.]]), torch.tensor([0])
+    numbers = dict(alpha=.3, beta=2., A=-5., epochs=7)
+    p = z.softmax(-1)[0, 0].item()
+    assert protocols.method("symmetric_cross_entropy", numbers).loss(z, y).item() == pytest.approx(-.3 * np.log(p) + 10 * (1 - p), rel=1e-5)
+    assert protocols.method("forward_sl", numbers).loss(z, y, T=torch.eye(3)).item() == pytest.approx(-np.log(p) + 10 * (1 - p), rel=1e-5)
+    smooth = np.full(3, .1 / 3) + np.array([.9, 0, 0])
+    q = z.softmax(-1)[0].numpy()
+    assert protocols.method("label_smoothing_sl", numbers).loss(z, y).item() == pytest.approx(-.3 * (smooth * np.log(q)).sum() - 2 * (q * np.log(smooth)).sum(), rel=1e-5)
+    assert protocols.method("d2l", numbers).memory(None)["lids"].shape == (7,)
+
 def test_a_stand_in_is_named_and_keeps_the_schedule():
     block = blocks(plan("zhang2018", "table1", "laptop", dataset="fashion_mnist"))[0]
     assert (block.model, block.network, block.epochs, block.prune_start, block.prune_every) == ("resnet18", "mlp", 40, 13, 3)
@@ -144,7 +165,7 @@ def test_names_are_stable(monkeypatch):
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
                dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
-               q=.5, prune_start=1, prune_every=1, flips="sentence", outside="fashion_mnist")
+               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., flips="sentence", outside="fashion_mnist")
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 

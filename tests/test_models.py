@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Generator, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from noisy_course.models import MLP, MODELS, Dropout, ImageResNet, LSTMClassifier, ResNet, ResidualBlock, WordEmbedding, initialise, n_parameters
+from noisy_course.models import MLP, MODELS, Dropout, ImageResNet, LSTMClassifier, ResNet, ResidualBlock, WordEmbedding, initialise, last_hidden, n_parameters
 
 fast = settings(max_examples=30, deadline=None)
 compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
@@ -19,17 +19,25 @@ def random_bytes(*shape, seed=0): return torch.randint(256, shape, generator=see
 def masks_of(model, *lead): return {f"{n}.mask".lstrip("."): random_bytes(*lead, *m.shape, seed=i) for i, (n, m) in enumerate(model.named_modules()) if isinstance(m, Dropout)}
 
 
-CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10)
-COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282)
+CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10, cnn8=10, cnn4=10)
+COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282, cnn8=1_639_794, cnn4=422_090)
 
 
 def batch(name, n=2):
-    if name == "mlp": return torch.rand(n, 28, 28, generator=seeded())
+    if name in ("mlp", "cnn4"): return torch.rand(n, 1, 28, 28, generator=seeded())
     if name.startswith(("resnet", "cnn")): return torch.rand(n, 3, 32, 32, generator=seeded())
     return torch.randint(5000, (n, 400), generator=seeded())
 
 
 # --- networks ---
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_last_hidden_layer_gives_the_logits(name):
+    model, x = MODELS[name](CLASSES[name]).eval(), batch(name)
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    hidden = last_hidden(model, x)
+    assert hidden.shape == (2, last.in_features) and not last._forward_pre_hooks
+    torch.testing.assert_close(last(hidden), model(x))
 
 def test_the_names(): assert set(MODELS) == set(CLASSES)
 

@@ -316,3 +316,80 @@ def test_a_full_table_with_all_warnings_as_errors(tmp_path):
         warnings.simplefilter("error")
         frame = read_results(save(make(blocks=BLOCKS[:1], epochs=1, seeds=2), tmp_path/"results"))
         write_report(frame, tmp_path/"report"); terminal_table(frame, *PAPER, "laptop"); readme_table(frame)
+
+# The second paper
+
+ZHANG = ("zhang2018", "table1")
+
+def runs_of(table, methods, noises, epochs=3, variants=("",), seeds=2, network="mlp", **more):
+    "Made-up curves: method m, variant v and seed s end at 60 + 5 m + v + s/10 percent; half of the images come from outside if told so."
+    rows = []
+    for (m, method), (v, variant), (noise, rate), seed in ((a, b, c, d) for a in enumerate(methods) for b in enumerate(variants) for c in noises for d in range(seeds)):
+        end = 60 + 5 * m + v + seed / 10
+        run = dict(paper="zhang2018", table=table, dataset="fashion_mnist", model="resnet18", network=network, method=method, variant=variant, noise=noise, rate=rate, seed=seed)
+        rows += [run | dict(metric=k, value=end + x) for k, x in (("accuracy", -1), ("accuracy_last", -2), ("accuracy_best_valid_accuracy", 0))]
+        rows += [run | dict(metric=k, epoch=e, value=x * e / epochs) for e in range(1, epochs + 1)
+                 for k, x in (("test_accuracy", end), ("valid_accuracy", end - 50 * rate), ("valid_loss", 2.), ("belief_right", .9), ("belief_wrong", .3))]
+    frame = pd.DataFrame(rows).astype({"epoch": "Int64"})
+    return frame.assign(scale="laptop", samples=0, block=f"{table}-" + frame.variant, outside=more.get("outside", ""), epochs=epochs, commit="0123abc", dirty=False,
+                        torch="2.15", python="3.11", device="cpu", machine="m", seconds=1., realised_rate=frame.rate, epoch_chosen=3)
+
+SIX = ["cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "generalized_cross_entropy", "truncated_gce"]
+UNIFORM = [("symmetric", r) for r in (.2, .4, .6, .8)] + [("asymmetric", r) for r in (.1, .2, .3, .4)]
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    folder, both = tmp_path_factory.mktemp("second"), ["cross_entropy", "generalized_cross_entropy"]
+    save(runs_of("table1", SIX, UNIFORM), folder)
+    save(runs_of("figure1", both, [("none", 0.), ("symmetric", .4)]), folder)
+    save(runs_of("figure2", both, [("none", 0.), ("symmetric", .2)]), folder)
+    save(runs_of("figure2", both[1:], [("none", 0.), ("symmetric", .2)], variants=("q=0.2", "q=1")), folder/"q")
+    save(runs_of("open_set", both, [("open_set", .4), ("symmetric", .4)], outside="mnist"), folder)
+    return read_results(folder)
+
+def test_each_table_is_read_at_the_epoch_that_its_paper_reports(second):
+    row = side_by_side(second, *ZHANG, "laptop").set_index(CELL).loc[("fashion_mnist", "resnet18", "symmetric", .6, "truncated_gce")]
+    assert (row.our_mean, row.our_n, row.network, row.paper_mean) == (pytest.approx(85.05), 2, "mlp", 91.56)
+
+def test_a_stand_in_is_named_wherever_numbers_are_shown(second, tmp_path):
+    assert "ours has another network (fully connected)" in terminal_table(second, *ZHANG, "laptop")
+    assert "| laptop, fully connected | 48 of 144 |" in readme_table(second)
+    text = pages(write_report(second, tmp_path).parent)["zhang2018_table1.html"]
+    assert text.count("ours has another network (fully connected)") >= 2 and "network: fully connected; scale laptop" in text
+
+def test_eight_settings_stand_four_by_four(second):
+    text = terminal_table(second, *ZHANG, "laptop")
+    assert max(map(width, text.splitlines())) <= 100 and sum(l.startswith("GCE, truncated") for l in text.splitlines()) == 2
+    assert text.index("symmetric 0.8") < text.index("asymmetric 0.1")
+
+def test_the_second_papers_conclusions(second):
+    found = findings(side_by_side(second, *ZHANG, "laptop")).query("dataset == 'fashion_mnist'")
+    holds = {claim: (part.ours_holds == "yes").all() for claim, part in found.groupby("claim", sort=False)} # the later in SIX, the better
+    assert list(holds.values()) == [True, True, False, False, False, False] and "CIFAR" not in "".join(c for c in holds if "not CIFAR" not in c)
+    with pytest.raises(ValueError, match="both: expected a table with findings"): findings(side_by_side(second, "zhang2018", "table2", ""))
+
+def test_pages_of_the_second_paper(second, tmp_path):
+    all_pages = pages(write_report(second, tmp_path).parent)
+    for name in ("table1_figure1", "table1_figure2", "table1_curves"): assert 'class="plot' in all_pages[f"zhang2018_{name}.html"]
+    assert "wrong labels, cross-entropy" in all_pages["zhang2018_table1_figure1.html"]
+    assert "Four images in ten come from MNIST" in all_pages["zhang2018_table2_open_set.html"]
+    assert "Not run: 12 cells" in all_pages["zhang2018_table2.html"] and "zhang2018_table2_curves.html" not in all_pages
+    for name, text in all_pages.items(): assert not Page(text).open, name
+
+def test_runs_by_q(second):
+    runs = runs_by_q(second, "laptop")
+    assert sorted(set(runs.q)) == [0, .2, .7, 1] and len(runs) == 4 * 2 * 2
+    one = runs.query("q == 1 and rate == .2 and seed == 1").iloc[0]
+    assert (one.valid, one.test) == (pytest.approx(61.1 - 10), pytest.approx(61.1))
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.integers(2, 4), st.integers(1, 4))
+def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
+    rng = np.random.default_rng(seed)
+    runs = pd.DataFrame([dict(rate=r, seed=s, q=q / 10, valid=rng.random(), test=rng.random()) for r in (0., .4) for s in range(n_seeds) for q in range(n_q)])
+    for row in q_choice(runs).itertuples():
+        part = runs[runs.rate == row.rate]
+        best = max(set(part.q), key=lambda q: part[part.q == q].test.mean())
+        chosen = [max(p.to_dict("records"), key=lambda x: x["valid"]) for _, p in part.groupby("seed")]
+        assert row.best_q == best and row.cost == pytest.approx(part[part.q == best].test.mean() - np.mean([c["test"] for c in chosen]))
+        assert row.chosen_q == ", ".join(map(str, sorted({c["q"] for c in chosen})))

@@ -77,3 +77,19 @@ def test_what_the_papers_findings_say_of_its_own_table(tmp_path):
 def test_unknown_tables_are_named():
     assert ("patrini2017", "table2") in published_tables()
     with pytest.raises(ValueError, match="table: expected one of patrini2017 table2.*got patrini2017 table9"): published("patrini2017", "table9")
+
+
+# The other papers: sums of columns, added up by a regular expression over the texts.
+
+def test_sums_of_the_second_papers_columns():
+    table = published("zhang2018", "table1")
+    assert len(table) == 144 and not table.duplicated(CELL).any() and set(table.metric) == {"accuracy_best_valid_accuracy"}
+    fashion = table[table.dataset == "fashion_mnist"].groupby(["noise", "rate"], sort=False)["mean"].sum().round(2).tolist()
+    assert fashion == [547.09, 541.50, 537.26, 510.43, 543.55, 531.04, 523.26, 509.19]
+
+def test_sums_of_the_third_papers_columns():
+    table = published("wang2019", "table1")
+    assert len(table) == 168 and not table.duplicated(CELL).any() and (table.groupby(["dataset", "noise", "rate"]).method.nunique() == 7).all()
+    sums = table[table.dataset == "mnist"].groupby(["noise", "rate"], sort=False)["mean"].sum().round(2).tolist()
+    assert sums == [694.04, 658.32, 588.29, 479.04, 260.51, 672.56, 645.50, 610.95]
+    assert published("wang2019", "table3").set_index("method")["mean"].to_dict()["symmetric_cross_entropy"] == 71.02 and len(published("wang2019", "table2")) == 6
