@@ -393,3 +393,12 @@ def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
         chosen = [max(p.to_dict("records"), key=lambda x: x["valid"]) for _, p in part.groupby("seed")]
         assert row.best_q == best and row.cost == pytest.approx(part[part.q == best].test.mean() - np.mean([c["test"] for c in chosen]))
         assert row.chosen_q == ", ".join(map(str, sorted({c["q"] for c in chosen})))
+
+# The third paper
+
+def test_classes_have_curves(tmp_path):
+    frame = runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)], network="").assign(paper="wang2019", dataset="cifar10", model="cnn8")
+    curves = frame[frame.metric == "test_accuracy"]
+    frame = pd.concat([frame, *(curves.assign(metric=f"class_{c}", value=curves.value - c) for c in range(10))])
+    text = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)["wang2019_table1_figure1.html"]
+    assert text.count('class="plot') == 2 and "symmetric cross entropy, symmetric 0.4: the classes end between 56 and 65 %" in text
