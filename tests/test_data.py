@@ -1,6 +1,7 @@
 "Data: every layout read from tiny files of the same form, bad days of files and downloads, augmentation against a plain loop."
 import gzip, io, json, lzma, os, pickle, stat, struct, tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -499,3 +500,12 @@ def test_real_human_labels_have_the_published_noise_rates(real):
 def test_real_reviews_have_the_published_number_of_words(real):
     rows = map(json.loads, lzma.open(real/"imdb/imdb_50k.jsonl.xz"))
     assert len(Counter(word for row in rows if row["split"] == "train" for word in data.words(row["text"]))) == 88_582
+
+
+def test_wrong_labels_and_images_from_outside():
+    data = Dataset("toy", torch.zeros(5, 2), torch.tensor([0, 1, 2, 0, 1]), torch.zeros(3, 2), torch.tensor([0, 1, 2]), tuple("abc"))
+    labels = torch.tensor([0, 2, 2, 1, 1])
+    assert data.wrong(labels).tolist() == [False, True, False, True, False]
+    mixed = replace(data, extra=dict(train_outside=torch.tensor([True, False, False, False, False])))
+    assert mixed.wrong(labels).tolist() == [True, True, False, True, False]
+    assert mixed.head(2).wrong(labels[:2]).tolist() == [True, True]

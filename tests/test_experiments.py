@@ -514,3 +514,22 @@ def test_kill_9_in_the_middle_of_a_block(tmp_path):
     seconds = rows[(rows.method == "cross_entropy") & (rows.metric == "seconds")].sort_values("epoch").value.tolist()
     assert seconds == [scores["seconds"][0].item() for scores in checkpoint["curves"]]
     assert not (tmp_path / "checkpoints" / block.name).exists()
+
+
+# --- protocols ---
+
+def test_numbers_of_epochs_shrink_with_the_run():
+    part = protocols.CIFAR100
+    assert protocols.at_scale(part, "paper") is part
+    small = protocols.at_scale(part, "laptop")
+    assert (small.epochs, small.usual["prune_start"], small.usual["prune_every"], small.usual["percentile"]) == (6, 3, 1, 100)
+    with pytest.raises(ValueError, match="^scale: expected one of smoke, laptop, paper, got 'tiny'"): protocols.at_scale(part, "tiny")
+
+@pytest.mark.parametrize("key", TABLES, ids=" ".join)
+def test_every_method_of_every_table_can_be_made(key):
+    for _, names in TABLES[key].variants:
+        for name in names: assert protocols.method(name, dict(prune_start=1, prune_every=1)).name == name
+
+def test_schedules_keep_their_shape_when_shortened():
+    recipe = protocols.shortened(protocols.CIFAR10.recipe, 12)
+    assert [round(recipe.schedule(e), 6) for e in (0, 3, 4, 7, 8, 11)] == [1, 1, .1, .1, .01, .01] and recipe.epochs == 12
