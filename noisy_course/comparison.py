@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'SETTING', 'CELL', 'LEAST_STD', 'KNOWS_T', 'RUN', 'PROVENANCE', 'OPTIONAL', 'COLUMNS', 'SCALES', 'DEFINED',
-           'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'RULES', 'NAMES', 'published_tables',
-           'published', 'welch', 'apart', 'highlights', 'pick', 'read_results', 'listed', 'span', 'cell_means',
-           'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score', 'all_sides', 'identity',
-           'coverage', 'named', 'setting_title', 'block_title', 'stand_in', 'readable', 'told', 'readme_table',
-           'number', 'terminal_table']
+           'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL', 'GCE', 'RULES', 'NAMES',
+           'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results', 'listed', 'span',
+           'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score', 'all_sides',
+           'identity', 'coverage', 'named', 'setting_title', 'block_title', 'stand_in', 'readable', 'told',
+           'readme_table', 'number', 'terminal_table']
 
 # %% ../nbs/21_comparison.ipynb #5e926914
 import re
@@ -31,8 +31,9 @@ SETTING = ["dataset", "model", "noise", "rate"]
 CELL = [*SETTING, "method"]
 
 def published_tables() -> list[tuple[str, str]]: # (paper, table) pairs
-    "The published tables that come with the package."
-    return sorted(tuple(file.stem.split("_", 1)) for file in (ASSETS/"tables").glob("*.csv"))
+    "The published tables that come with the package, the oldest paper first."
+    found = [tuple(file.stem.split("_", 1)) for file in (ASSETS/"tables").glob("*.csv")]
+    return sorted(found, key=lambda pair: (pair[0][-4:], *pair))
 
 def published(
     paper: str, # e.g. "patrini2017"
@@ -243,6 +244,13 @@ FINDINGS["zhang2018", "table1"] = [
      lambda i: (i.noise == "asymmetric") & (i.dataset != "cifar100"), lambda w: w.generalized_cross_entropy - w.cross_entropy, (-100, .5)),
     ("6", "MAE is the worst of all", lambda i: i.rate > 0, lambda w: w.mean_absolute_error - w.drop(columns="mean_absolute_error").min(axis=1, skipna=False), (-100, 0))]
 
+# %% ../nbs/21_comparison.ipynb #cf5ed576
+SL, GCE = ["symmetric_cross_entropy"], ["generalized_cross_entropy"]
+FINDINGS["wang2019", "table1"] = [
+    ("1", "SL improves on all baselines", lambda i: i.rate >= 0, lambda w: _lead(w, _without(w, *SL), SL), (-100, 0)),
+    ("2", "high noise (0.6 and more): SL is ahead of GCE", lambda i: i.rate >= .6, lambda w: _lead(w, GCE, SL), (-100, 0)),
+    ("3", "class-dependent: forward with the true T within 2 points of SL", lambda i: i.noise == "asymmetric", lambda w: _lead(w, SL, ["forward"]).abs(), (0, 2))]
+
 # %% ../nbs/21_comparison.ipynb #5e1cf84e
 def _verdict(value, low, high): return pd.Series(np.where(value.isna(), "not run", np.where(value.round(6).between(low, high), "yes", "no")), value.index)
 
@@ -328,8 +336,8 @@ def coverage(
 # %% ../nbs/21_comparison.ipynb #364d5230
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
     embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
-    resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", cnn="plain CNN", patrini2017="Patrini et al. 2017",
-    zhang2018="Zhang & Sabuncu 2018", none="no noise", open_set="open-set", accuracy="accuracy")
+    resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", cnn8="8-layer CNN", clothing1m="Clothing1M",
+    patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", real="real noise, about", none="no noise", open_set="open-set", accuracy="accuracy")
 
 def named(
     name: str, # of a data set, network, paper, table or kind of noise

@@ -62,7 +62,7 @@ LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_es
     mean_absolute_error="MAE", generalized_cross_entropy="GCE, L_q", truncated_gce="GCE, truncated", d2l="D2L", nnaqc="NNAQC",
     linear_noise_layer="noise layer, linear (trace)", nonlinear_noise_layer="noise layer, nonlinear",
     dropout_noise_layer="noise layer, dropout", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
-QUOTED = dict(wang2018="Wang et al. 2018")
+QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL")
 
 def pretty(
     name: str, # an identifier, e.g. "train_loss"

@@ -11,6 +11,7 @@ __all__ = ['FIGURE1', 'METRICS', 'LEGEND', 'CONCLUSIONS', 'INTRO', 'PAGES', 'FIG
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -221,7 +222,8 @@ def _orders(both, scale):
 # %% ../nbs/24_report.ipynb #5f0eddd8
 CONCLUSIONS = {
     ("patrini2017", "table2"): "Finding (b) says “low asymmetric noise (second column)”; the second column is the symmetric one, and is checked here. The limits are ours.",
-    ("zhang2018", "table1"): "What §4.3 says of the table. The limits are ours."}
+    ("zhang2018", "table1"): "What §4.3 says of the table. The limits are ours.",
+    ("wang2019", "table1"): "What §5.2 says of the table: “SL improves on the baselines via a large margin for almost all noise rates and all datasets”, “Forward sometimes also delivers a relatively good performance”. The limits are ours."}
 
 def _found(both, of, scale):
     found = findings(both)
@@ -295,6 +297,16 @@ def _open_set_page(results, paper, table, sides):
         wide.columns = [f"{named(n)}, {w}" for n, w in wide.columns]
         caption = f"Four images in ten come from {named(listed(part.outside[part.outside != '']))} (open-set), or have a wrong label (symmetric). Test accuracy in percent."
         yield _section(title, note, tables=[_table(wide.reset_index().assign(method=wide.index.map(pretty)), caption)])
+
+# %% ../nbs/24_report.ipynb #5b12721f
+def _classes_page(results, paper, table, sides):
+    for scale, title, note, part in _at_scales(results, paper, "figure1"):
+        known = part[part.metric.str.match(r"class_\d+$")]
+        for (method, noise, rate), rows in known.groupby(["method", "noise", "rate"], sort=False):
+            points = _curve_of(rows.assign(who="class " + rows.metric.str[6:]), "who")
+            last = points[points.epoch == points.epoch.max()]["mean"]
+            name = f"{pretty(method)}, {setting_title(noise, rate)}: the classes end between {last.min():.0f} and {last.max():.0f} %"
+            yield _section(f"{title}, {pretty(method)}, {setting_title(noise, rate)}", figures=[_figure(curves(_range(points), "epoch", "mean", "who", name, "epoch", "test accuracy, %", error="std"), note)])
 
 # %% ../nbs/24_report.ipynb #478efa83
 def _curves_page(results, paper, table, sides):
@@ -375,7 +387,8 @@ PAGES = [("", "", _table_page), ("curves", "Training curves", _curves_page), ("m
 FIGURES = {
     ("patrini2017", "table2"): [("figure1", "Figure 1", _figure1_page)],
     ("zhang2018", "table1"): [("figure1", "Figure 1", _beliefs_page), ("figure2", "Figure 2: which q", _q_page)],
-    ("zhang2018", "table2"): [("open_set", "Open-set noise, ours", _open_set_page)]}
+    ("zhang2018", "table2"): [("open_set", "Open-set noise, ours", _open_set_page)],
+    ("wang2019", "table1"): [("figure1", "Figure 1: class by class", _classes_page)]}
 
 def _save(path, text):
     if path.exists() and path.read_text(encoding="utf-8") == text: return
@@ -411,7 +424,8 @@ def write_report(
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("page.html")
     for name in ("report.css", "report.js"): _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
     _save(folder/"plotly.min.js", get_plotlyjs())
-    for this in pages: _save(folder/this["file"], page.render(page=this, pages=pages))
+    nav = [(paper, list(own)) for paper, own in groupby(pages, key=lambda p: p["paper"])]
+    for this in pages: _save(folder/this["file"], page.render(page=this, nav=nav))
     return folder/"index.html"
 
 # %% ../nbs/24_report.ipynb #a63b9f6c
