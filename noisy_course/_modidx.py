@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'noisy_course.report': { 'noisy_course.report._at_scales': ('report.html#_at_scales', 'noisy_course/report.py'),
                                      'noisy_course.report._beliefs_page': ('report.html#_beliefs_page', 'noisy_course/report.py'),
                                      'noisy_course.report._by_block': ('report.html#_by_block', 'noisy_course/report.py'),
+                                     'noisy_course.report._by_q': ('report.html#_by_q', 'noisy_course/report.py'),
                                      'noisy_course.report._classes_page': ('report.html#_classes_page', 'noisy_course/report.py'),
                                      'noisy_course.report._counts': ('report.html#_counts', 'noisy_course/report.py'),
                                      'noisy_course.report._curve_of': ('report.html#_curve_of', 'noisy_course/report.py'),

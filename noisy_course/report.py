@@ -280,8 +280,13 @@ def _q_page(results, paper, table, sides):
         runs = runs_by_q(part, scale)
         choice = q_choice(runs).rename(columns=dict(best="its accuracy", chosen_q="q by noisy validation, each run", chosen="accuracy", cost="points lost"))
         tables = [_table(choice, "The q that is best on average, and what choosing q by noisy validation accuracy in each run costs.")]
+        tables += [_by_q(part, m, f"Test accuracy in percent, {words}.") for m, words in (("accuracy_best_valid_accuracy", "epoch of the best noisy validation accuracy"), ("accuracy_last", "last epoch: the noisier the labels, the larger the q that keeps what was learnt"))]
         figures = [_figure(q_figure(runs), note)] + [_figure(_q_curves(rows, m), note) for _, rows in part.groupby("rate") for m in ("test_accuracy", "valid_loss")]
         yield _section(title, "The loss has another unit for each q: compare where its curves turn.", tables=tables, figures=figures)
+
+def _by_q(part, metric, caption):
+    wide = with_q(pick(part, metric=metric)).pivot_table(index="rate", columns="q", values="value")
+    return _table(wide.rename(columns="q = {:g}".format).reset_index(), caption)
 
 def _q_curves(rows, metric):
     known = with_q(rows[rows.metric == metric])
