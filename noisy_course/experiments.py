@@ -164,7 +164,7 @@ def block_network(
     "How the networks of a block are made."
     name, own = block.network or block.model, {}
     if name in ("mlp", "embedding"): own = dict(dropout=block.dropout)
-    if name in ("resnet18", "resnet34"): own = dict(channels=dataset.train_x.shape[1])
+    if name in ("resnet18", "resnet34"): own = dict(channels=dataset.train_x.shape[1] if dataset.train_x.ndim == 4 else 1)
     return lambda g: initialise(MODELS[name](dataset.n_classes, **own), g)
 
 def block_recipe(

@@ -138,6 +138,7 @@ def turned(
     window: int = 5, # epochs before, to compare with
 ) -> Tensor: # bool, (...)
     "Whether the dimensionality has jumped."
+    if lids.shape[-1] <= start + window: return torch.zeros(lids.shape[:-1], dtype=torch.bool, device=lids.device)
     before, now = lids.unfold(-1, window, 1)[..., start:-1, :], lids[..., start + window:]
     return (now - before.mean(-1) > 2 * before.std(-1, correction=0)).any(-1)
 

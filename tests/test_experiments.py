@@ -533,3 +533,24 @@ def test_every_method_of_every_table_can_be_made(key):
 def test_schedules_keep_their_shape_when_shortened():
     recipe = protocols.shortened(protocols.CIFAR10.recipe, 12)
     assert [round(recipe.schedule(e), 6) for e in (0, 3, 4, 7, 8, 11)] == [1, 1, .1, .1, .01, .01] and recipe.epochs == 12
+
+SHAPES = dict(mnist=(28, 28), fashion_mnist=(28, 28), cifar10=(3, 32, 32), cifar100=(3, 32, 32))
+
+@pytest.mark.parametrize("block", [b for b in {(b.dataset, b.network or b.model): b for b in every_block if b.dataset in SHAPES}.values()], ids=lambda b: f"{b.dataset}-{b.network or b.model}")
+def test_every_network_takes_its_images(block):
+    C = 100 if block.dataset == "cifar100" else 10
+    images = torch.randint(256, (4, *SHAPES[block.dataset]), dtype=torch.uint8)
+    data = experiments.data.Dataset(block.dataset, images, torch.arange(4), images[:2], torch.arange(2), tuple(map(str, range(C))))
+    network = experiments.block_network(block, data)(torch.Generator().manual_seed(0))
+    x = images if not (augment := block_recipe(block).augment) else augment(images, torch.Generator().manual_seed(0))
+    assert network(data.normalise(x)).shape == (4, C)
+
+def test_a_paper_scale_block_of_grey_images_trains(monkeypatch):
+    digits = experiments.data.load("mnist")
+    monkeypatch.setattr(experiments.data, "load", lambda name: digits)
+    for block in (tiny(paper="zhang2018", table="table1", dataset="fashion_mnist", model="resnet18", scale="paper", samples=40, methods=("truncated_gce",), prune_start=1, prune_every=1),
+                  tiny(paper="wang2019", table="table1", model="cnn4", scale="paper", samples=150, methods=("d2l", "symmetric_cross_entropy"))):
+        dataset = replace(block_data(block), test_x=digits.test_x[:20], test_y=digits.test_y[:20])
+        runs = block_runs(block, dataset)
+        rows = result_rows(block, dataset, runs, train_block(block, dataset, runs))
+        assert set(rows.method) == set(block.methods) and rows[rows.metric == "accuracy_last"].value.between(0, 100).all()

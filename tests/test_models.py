@@ -254,3 +254,9 @@ def test_a_cpu_seed_gives_the_same_network_on_a_gpu(name):
     here, there = initialise(MODELS[name](CLASSES[name]), seeded()), initialise(MODELS[name](CLASSES[name]).cuda(), seeded())
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here.parameters(), there.parameters()))
     torch.testing.assert_close(there.eval()(batch(name).cuda()).cpu(), here.eval()(batch(name)), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("make", [lambda: MODELS["cnn4"](10), lambda: MODELS["resnet18"](10, 1)])
+def test_grey_images_need_no_channel(make):
+    model, x = make().eval(), torch.rand(2, 28, 28, generator=seeded())
+    assert torch.equal(model(x), model(x[:, None])) and model(x).shape == (2, 10)

@@ -161,6 +161,9 @@ def test_turning_point_and_weight(lids):
     np.testing.assert_allclose(sce.label_weight(so_far)[:len(lids)], as_published(lids, 25), rtol=1e-9)
     assert sce.label_weight(so_far[0] * torch.nan) == 1
 
+@pytest.mark.parametrize("epochs", [1, 5, 10])
+def test_a_short_run_never_turns(epochs): assert sce.label_weight(torch.arange(1., 2 * epochs + 1).view(2, epochs)).tolist() == [1, 1]
+
 def test_d2l_mixes_labels_with_predictions():
     z, y = sample((2, 6), 4, 0)
     lids = torch.full((2, 20), torch.nan)
