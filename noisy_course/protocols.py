@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from . import data, generalized_cross_entropy, loss_correction, symmetric_cross_entropy
 from .basics import expect
@@ -124,11 +125,27 @@ def method(
     return replace(known, loss=partial(known.loss, clip=given["clip"])) if given["clip"] and name.startswith("backward") else known
 
 # %% ../nbs/15_protocols.ipynb #4e493353
-def forward_sl(logits, target, T, alpha=0., beta=1., A=-4., reduction="mean"):
-    "Forward correction plus β times reverse cross entropy (Wang et al., §5.2); α is not used."
+def forward_sl(
+    logits: Tensor, # (..., B, C)
+    target: Tensor, # labels, (..., B)
+    T: Tensor, # noise matrix, (..., C, C)
+    alpha: float = 0., # not used: forward correction takes the place of cross-entropy
+    beta: float = 1., # weight of reverse cross entropy
+    A: float = -4., # stands for log 0
+    reduction: str = "mean", # "mean", "sum" or "none"
+) -> Tensor: # the loss
+    "Forward correction plus β times reverse cross entropy (Wang et al., §5.2)."
     return loss_correction.forward_cross_entropy(logits, target, T, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
 
-def label_smoothing_sl(logits, target, alpha=.1, beta=1., A=-4., smoothing=.1, reduction="mean"):
+def label_smoothing_sl(
+    logits: Tensor, # (..., C)
+    target: Tensor, # labels, (...), or soft labels, (..., C)
+    alpha: float = .1, # weight of cross-entropy
+    beta: float = 1., # weight of reverse cross entropy
+    A: float = -4., # stands for log 0
+    smoothing: float = .1, # share that is spread over all classes
+    reduction: str = "mean", # "mean", "sum" or "none"
+) -> Tensor: # the loss
     "Symmetric cross entropy on smoothed labels (Wang et al., §5.2)."
     q = (1 - smoothing) * soft_labels(logits, target) + smoothing / logits.shape[-1]
     return symmetric_cross_entropy.symmetric_cross_entropy(logits, q, alpha, beta, A, reduction)
