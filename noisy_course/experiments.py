@@ -20,22 +20,21 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from hashlib import sha256
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import papermill
 import torch
+from fastcore.basics import patch
 from tqdm import tqdm
 
 import noisy_course
 from . import data, noise, protocols
 from .basics import expect, whole_file
 from .models import MODELS, initialise
-from .protocols import METHODS, SCALES, TABLES, USUAL, Grid, at_scale, shortened
+from .protocols import SCALES, TABLES, USUAL, Grid, at_scale, shortened
 from .training import Recipe, Run, Trained, generator, train
 
 # %% ../nbs/20_experiments.ipynb #02350b96
@@ -108,13 +107,14 @@ class Block:
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
 
-    @property
-    def name(self) -> str: # of the result file, without its ending
-        "A readable name with a hash of the definition; a field at its default does not count."
-        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        definition = json.dumps([DEFINITION, own], sort_keys=True)
-        words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}", self.variant.replace(", ", "-"), self.scale]
-        return "_".join(w for w in words if w) + "_" + sha256(definition.encode()).hexdigest()[:8]
+# %% ../nbs/20_experiments.ipynb #d3ac85be
+@patch(as_prop=True)
+def name(self: Block) -> str: # of the result file, without its ending
+    "A readable name with a hash of the definition; a field at its default does not count."
+    own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+    definition = json.dumps([DEFINITION, own], sort_keys=True)
+    words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}", self.variant.replace(", ", "-"), self.scale]
+    return "_".join(w for w in words if w) + "_" + sha256(definition.encode()).hexdigest()[:8]
 
 # %% ../nbs/20_experiments.ipynb #b1ce9e32
 def blocks(

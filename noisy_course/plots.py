@@ -59,7 +59,8 @@ def method_style(
 # %% ../nbs/00_plots.ipynb #a52b293e
 LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_estimated="backward, T̂", forward="forward, T",
     forward_estimated="forward, T̂", bootstrap_soft="bootstrap, soft", bootstrap_hard="bootstrap, hard", savage="Savage",
-    mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated", d2l="D2L", nnaqc="NNAQC",
+    mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
+    reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
     linear_noise_layer="noise layer, linear (trace)", nonlinear_noise_layer="noise layer, nonlinear",
     dropout_noise_layer="noise layer, dropout", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
 QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL")

@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 from . import data, experiments
 from .basics import expect, whole_file
 from noisy_course.comparison import (ASSETS, CELL, FINDINGS, OUTCOMES, SCALES, SETTING, all_sides, block_title, cell_means, findings, identity, listed,
-    named, number, orderings, pick, published, published_tables, read_results, readable, reasons, score, setting_title, side_by_side, span, stand_in,
+    named, number, orderings, pick, published, published_tables, read_results, readable, reasons, score, setting_title, span, stand_in,
     terminal_table, told)
 from .plots import curves, matrices, pretty
 
@@ -280,7 +280,7 @@ def _q_page(results, paper, table, sides):
         runs = runs_by_q(part, scale)
         choice = q_choice(runs).rename(columns=dict(best="its accuracy", chosen_q="q by noisy validation, each run", chosen="accuracy", cost="points lost"))
         tables = [_table(choice, "The q that is best on average, and what choosing q by noisy validation accuracy in each run costs.")]
-        tables += [_by_q(part, m, f"Test accuracy in percent, {words}.") for m, words in (("accuracy_best_valid_accuracy", "epoch of the best noisy validation accuracy"), ("accuracy_last", "last epoch: the noisier the labels, the larger the q that keeps what was learnt"))]
+        tables += [_by_q(part, m, f"Test accuracy in percent, {words}.") for m, words in (("accuracy_best_valid_accuracy", "epoch of the best noisy validation accuracy"), ("accuracy_last", "last epoch"))]
         figures = [_figure(q_figure(runs), note)] + [_figure(_q_curves(rows, m), note) for _, rows in part.groupby("rate") for m in ("test_accuracy", "valid_loss")]
         yield _section(title, "The loss has another unit for each q: compare where its curves turn.", tables=tables, figures=figures)
 
@@ -300,7 +300,7 @@ def _open_set_page(results, paper, table, sides):
         means = pd.concat([cell_means(part, m).assign(reported=w) for m, w in words.items()])
         wide = means.pivot_table(index="method", columns=["noise", "reported"], values="mean", sort=False)
         wide.columns = [f"{named(n)}, {w}" for n, w in wide.columns]
-        caption = f"Four images in ten come from {named(listed(part.outside[part.outside != '']))} (open-set), or have a wrong label (symmetric). Test accuracy in percent."
+        caption = f"A share of {part.rate.max():g} of the images comes from {named(listed(part.outside[part.outside != '']))} (open-set), or has a wrong label (symmetric). Test accuracy in percent."
         yield _section(title, note, tables=[_table(wide.reset_index().assign(method=wide.index.map(pretty)), caption)])
 
 # %% ../nbs/24_report.ipynb #5b12721f

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'class_accuracy', 'confidence', 'check_A', 'reverse_cross_entropy', 'rce_gradient', 'sl_gradient',
-           'check_weights', 'symmetric_cross_entropy', 'label_smoothing', 'local_intrinsic_dimensionality',
-           'dimensionality', 'turned', 'label_weight', 'd2l', 'd2l_method', 'ReverseCrossEntropyLoss',
-           'SymmetricCrossEntropyLoss', 'LabelSmoothingLoss']
+           'check_weights', 'symmetric_cross_entropy', 'check_smoothing', 'smoothed', 'label_smoothing',
+           'label_smoothing_sl', 'local_intrinsic_dimensionality', 'dimensionality', 'turned', 'label_weight', 'd2l',
+           'd2l_method', 'ReverseCrossEntropyLoss', 'SymmetricCrossEntropyLoss', 'LabelSmoothingLoss']
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #d138ee88
 from functools import partial
@@ -98,6 +98,21 @@ def symmetric_cross_entropy(
     return alpha * cross_entropy(logits, target, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #fa5cfad9
+def check_smoothing(
+    smoothing: float, # share that is spread over all classes
+) -> None:
+    "Raise a ValueError unless the share is in [0, 1]."
+    expect(0 <= smoothing <= 1, "smoothing", "a number in [0, 1]", smoothing)
+
+def smoothed(
+    logits: Tensor, # (..., C)
+    target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
+    smoothing: float = .1, # ε, the share that is spread over all classes
+) -> Tensor: # (..., C)
+    "Labels that are not quite sure."
+    check_smoothing(smoothing)
+    return (1 - smoothing) * soft_labels(logits, target) + smoothing / logits.shape[-1]
+
 def label_smoothing(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
@@ -105,9 +120,20 @@ def label_smoothing(
     reduction: str = "mean", # "mean", "sum" or "none"
 ) -> Tensor: # the loss; per sample, (...), for "none"
     "Cross-entropy on smoothed labels (LSR, a baseline of Wang et al.)."
-    expect(0 <= smoothing <= 1, "smoothing", "a number in [0, 1]", smoothing)
-    q = soft_labels(logits, target)
-    return cross_entropy(logits, (1 - smoothing) * q + smoothing / logits.shape[-1], reduction)
+    return cross_entropy(logits, smoothed(logits, target, smoothing), reduction)
+
+# %% ../nbs/12_symmetric_cross_entropy.ipynb #833f0fbc
+def label_smoothing_sl(
+    logits: Tensor, # any real numbers, (..., C)
+    target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
+    alpha: float, # weight of cross-entropy
+    beta: float, # weight of reverse cross entropy
+    A: float = -4., # stands for log 0
+    smoothing: float = .1, # share that is spread over all classes
+    reduction: str = "mean", # "mean", "sum" or "none"
+) -> Tensor: # the loss; per sample, (...), for "none"
+    "Symmetric cross entropy on smoothed labels (Wang et al., §5.2)."
+    return symmetric_cross_entropy(logits, smoothed(logits, target, smoothing), alpha, beta, A, reduction)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #b06b1200
 def local_intrinsic_dimensionality(
@@ -197,9 +223,9 @@ class LabelSmoothingLoss(LossModule):
     loss = staticmethod(label_smoothing)
     def __init__(self, smoothing: float = .1, reduction: str = "mean"):
         super().__init__(reduction, smoothing=smoothing)
-        expect(0 <= smoothing <= 1, "smoothing", "a number in [0, 1]", smoothing)
+        check_smoothing(smoothing)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #3eaff20a
 METHODS = {m.name: m for m in [
     Method("label_smoothing", label_smoothing), d2l_method(50), Method("reverse_cross_entropy", reverse_cross_entropy),
-    Method("symmetric_cross_entropy", partial(symmetric_cross_entropy, alpha=.1, beta=1.))]}
+    *(Method(loss.__name__, partial(loss, alpha=.1, beta=1.)) for loss in (symmetric_cross_entropy, label_smoothing_sl))]}

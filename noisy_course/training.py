@@ -427,6 +427,7 @@ def moments(self: Company,
         memory = {n: v[k] for n, v in group.memory.items()}
         yield k, Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset, memory, partial(self.module, r))
 
+# %% ../nbs/04_training.ipynb #bdc5d817
 @patch
 def between_epochs(self: Company) -> None:
     "Let every method that wants to update what it remembers of the samples."

@@ -11,17 +11,12 @@ from torch import Generator
 
 from noisy_course import generalized_cross_entropy as gce
 from noisy_course import noise
-from noisy_course.data import Dataset
 from noisy_course.losses import cross_entropy
-from noisy_course.models import MLP, initialise
 from noisy_course.training import Method, Moment, Recipe, Run, train
+from samples import network, np_softmax, sample, toy
 
 fast = settings(max_examples=40, deadline=None)
 F64 = torch.float64
-
-def np_softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 def np_mae(z, y): return np.abs(np.eye(z.shape[-1])[y] - np_softmax(z)).sum(-1)
 def np_gce(z, y, q=.7): return (1 - np.take_along_axis(np_softmax(z), y[..., None], -1)[..., 0] ** q) / q
@@ -31,11 +26,6 @@ FORMULAS = {"mean_absolute_error": (gce.mean_absolute_error, np_mae), "generaliz
             "truncated_gce": (gce.truncated_gce, np_truncated)}
 MODULES = {"mean_absolute_error": gce.MeanAbsoluteErrorLoss, "generalized_cross_entropy": gce.GeneralizedCrossEntropyLoss, "truncated_gce": gce.TruncatedGCELoss}
 each = pytest.mark.parametrize("name", FORMULAS)
-
-def sample(shape, C, seed, scale=3.):
-    g = Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, C, dtype=F64, generator=g), torch.randint(C, shape, generator=g)
-
 
 @each
 @fast
@@ -93,16 +83,8 @@ def test_bad_input(call, message):
 
 # Algorithm 1
 
-def toy(n=80, C=4):
-    g = Generator().manual_seed(0)
-    draw = lambda y: 60 * y.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).to(torch.uint8) + torch.randint(40, (len(y), 1, 4, 4), generator=g, dtype=torch.uint8)
-    y, y_test = torch.arange(n) % C, torch.arange(40) % C
-    return Dataset("toy", draw(y), y, draw(y_test), y_test, tuple("abcd"))
-
 DATA, T = toy(), noise.symmetric(4, .4)
 NOISY = noise.corrupt(DATA.train_y, T, Generator().manual_seed(1))
-
-def network(g): return initialise(MLP(4, 16, 0., inputs=16), g)
 
 def test_weights_minimise_the_objective():
     z, y = sample((9,), 3, 8)

@@ -11,15 +11,11 @@ from noisy_course import noise
 from noisy_course import symmetric_cross_entropy as sce
 from noisy_course.data import Dataset
 from noisy_course.losses import cross_entropy
-from noisy_course.models import MLP, initialise
 from noisy_course.training import Method, Moment, Recipe, Run, train
+from samples import network, np_softmax, sample, toy
 
 fast = settings(max_examples=40, deadline=None)
 F64 = torch.float64
-
-def np_softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 def np_onehot(z, y): return np.eye(z.shape[-1])[y]
 def np_ce(z, q): return -(q * np.log(np_softmax(z))).sum(-1)
@@ -30,10 +26,6 @@ LOSSES = {"reverse_cross_entropy": (sce.reverse_cross_entropy, np_rce, sce.Rever
     "symmetric_cross_entropy": (partial(sce.symmetric_cross_entropy, alpha=.1, beta=2.), lambda z, q: .1 * np_ce(z, q) + 2 * np_rce(z, q), partial(sce.SymmetricCrossEntropyLoss, .1, 2.)),
     "label_smoothing": (sce.label_smoothing, lambda z, q: np_ce(z, .9 * q + .1 / q.shape[-1]), sce.LabelSmoothingLoss)}
 each = pytest.mark.parametrize("name", LOSSES)
-
-def sample(shape, C, seed, scale=3.):
-    g = Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, C, dtype=F64, generator=g), torch.randint(C, shape, generator=g)
 
 def soft(shape, C, seed):
     "Soft labels, some of whose entries are zero."
@@ -175,16 +167,8 @@ def test_d2l_mixes_labels_with_predictions():
     torch.testing.assert_close(losses[1], a * cross_entropy(z[1], y[1], "none") + (1 - a) * cross_entropy(z[1], z[1].argmax(-1), "none"), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(sce.d2l(z, y), cross_entropy(z, y))
 
-def toy(n=300, C=4):
-    g = Generator().manual_seed(0)
-    draw = lambda y: 60 * y.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).to(torch.uint8) + torch.randint(40, (len(y), 1, 4, 4), generator=g, dtype=torch.uint8)
-    y, y_test = torch.arange(n) % C, torch.arange(40) % C
-    return Dataset("toy", draw(y), y, draw(y_test), y_test, tuple("abcd"))
-
-def network(g): return initialise(MLP(4, 16, 0., inputs=16), g)
-
 def test_d2l_remembers_in_company_as_alone_and_through_a_kill(tmp_path):
-    data = toy()
+    data = toy(300)
     noisy = noise.corrupt(data.train_y, noise.symmetric(4, .4), Generator().manual_seed(1))
     method, recipe = sce.d2l_method(14), partial(Recipe, batch_size=24, optimizer=partial(torch.optim.Adam, lr=1e-2), watch=sce.dimensionality)
     runs = [Run(Method("cross_entropy", cross_entropy), noisy), *(Run(method, noisy, seed=s) for s in (0, 1))]
