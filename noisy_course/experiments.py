@@ -20,6 +20,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -33,8 +34,9 @@ from tqdm import tqdm
 import noisy_course
 from . import data, noise, protocols
 from .basics import expect, whole_file
+from .image_files import LOADERS, fine_tuned, imagenet_weights
 from .models import MODELS, initialise
-from .protocols import SCALES, TABLES, USUAL, Grid, at_scale, shortened
+from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, shortened
 from .training import Recipe, Run, Trained, generator, train
 
 # %% ../nbs/20_experiments.ipynb #02350b96
@@ -71,7 +73,7 @@ def _rows(paper, table, scale):
         where = dict(paper=paper, table=table, dataset=small.dataset, model=small.model, samples=small.samples, scale=scale, network=small.network)
         usual = USUAL | dict(epochs=small.epochs or small.recipe.epochs) | small.usual
         for (kind, rate), (variant, methods) in product(small.noises, grid(paper, table).variants):
-            cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v:g}" for k, v in variant.items())) | usual | variant
+            cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in variant.items())) | usual | variant
             yield from (cell | dict(method=method, seed=seed) for method in methods for seed in range(small.seeds))
 
 # %% ../nbs/20_experiments.ipynb #8b6d255b
@@ -85,7 +87,7 @@ class Block:
     table: str # e.g. "table2"
     dataset: str # e.g. "mnist"
     model: str # e.g. "mlp"
-    noise: str # "none", "symmetric", "asymmetric" or "open_set"
+    noise: str # "none", "symmetric", "asymmetric", "open_set", or "real" for the labels that come with the data
     rate: float # probability of a wrong label, as the paper states it
     samples: int # training samples; 0 for all
     scale: str # "smoke", "laptop" or "paper"
@@ -104,6 +106,7 @@ class Block:
     alpha: float = .1 # weight of cross-entropy in symmetric cross entropy
     beta: float = 1. # weight of reverse cross entropy
     A: float = -4. # stands for log 0 in it
+    decay: str = "weights" # or "rate", what decays as in the code of Wang et al.
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
 
@@ -130,7 +133,7 @@ def block_data(
     block: Block, # to train
 ) -> data.Dataset: # with as many training samples as it says
     "The data of a block, with images from outside where its noise is open-set."
-    dataset = data.load(block.dataset)
+    dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))()
     if block.samples: dataset = dataset.head(block.samples)
     if block.noise != "open_set": return dataset
     images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate, generator(block.seeds[0], "open set"))
@@ -140,7 +143,8 @@ def block_T(
     block: Block, # to train
     dataset: data.Dataset, # its data
 ) -> torch.Tensor: # (C, C)
-    "The noise matrix of a block; in open-set noise no class is taken for another."
+    "The noise matrix of a block; in open-set noise no class is taken for another, and real noise is what was counted."
+    if block.noise == "real": return dataset.extra["T"]
     if block.noise == "asymmetric": return noise.asymmetric(block.dataset, block.rate, block.flips or None, generator(0, "flips"))
     return noise.symmetric(dataset.n_classes, 0 if block.noise == "open_set" else block.rate)
 
@@ -151,7 +155,8 @@ def block_runs(
 ) -> list: # of Run, one a method and seed
     "The runs of a block: every method on the same noisy labels, seed by seed."
     T = block_T(block, dataset)
-    labels = {seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise")) for seed in block.seeds}
+    drawn = lambda seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise"))
+    labels = {seed: dataset.train_y if block.noise == "real" else drawn(seed) for seed in block.seeds}
     numbers = {k: v for k, v in asdict(block).items() if k in USUAL}
     methods = [protocols.method(name, numbers) for name in block.methods]
     return [Run(method, labels[seed], T, seed) for method in methods for seed in block.seeds]
@@ -162,9 +167,13 @@ def block_network(
     dataset: data.Dataset, # its data
 ): # generator → initialised network
     "How the networks of a block are made."
-    name, own = block.network or block.model, {}
+    name, own, shape = block.network or block.model, {}, dataset.train_x.shape
+    if name == "resnet50":
+        weights = imagenet_weights()
+        return lambda g: fine_tuned(dataset.n_classes, weights, g)
     if name in ("mlp", "embedding"): own = dict(dropout=block.dropout)
-    if name in ("resnet18", "resnet34"): own = dict(channels=dataset.train_x.shape[1] if dataset.train_x.ndim == 4 else 1)
+    if name in ("resnet18", "resnet34", "cnn4"): own = dict(channels=shape[1] if len(shape) == 4 else 1)
+    if name == "cnn4": own |= dict(size=shape[-1])
     return lambda g: initialise(MODELS[name](dataset.n_classes, **own), g)
 
 def block_recipe(
@@ -172,7 +181,8 @@ def block_recipe(
 ) -> Recipe:
     "How a block is trained: the protocol of its table at its scale."
     part = at_scale(grid(block.paper, block.table).part(block.dataset, block.model), block.scale)
-    return replace(shortened(part.recipe, block.epochs), precision=block.precision)
+    recipe = part.recipe if block.decay == "weights" else as_in_the_code(part.recipe)
+    return replace(shortened(recipe, block.epochs), precision=block.precision)
 
 def train_block(
     block: Block, # to train
@@ -215,21 +225,28 @@ def result_rows(
     "The rows of a block's result file."
     curves = trained.curves
     reported = "accuracy" if block_recipe(block).select == "valid_loss" else "accuracy_best_valid_accuracy"
-    tables = [_run_rows(dataset, run, told, curves[curves.run == i], reported) for i, (run, told) in enumerate(zip(runs, trained.runs))]
+    tables = [_run_rows(dataset, run, trained, i, curves[curves.run == i], reported) for i, run in enumerate(runs)]
     shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
     rows = pd.concat(tables, ignore_index=True).assign(**shared, block=block.name, **provenance(device))
     return rows.astype({"epoch": "Int64", "seed": "int64"})
 
-def _run_rows(dataset, run, told, curves, reported):
+def _run_rows(dataset, run, trained, i, curves, reported):
     wide = curves.pivot(index="epoch", columns="metric", values="value")
     epochs = {"accuracy": wide.valid_loss.fillna(torch.inf).idxmin(), "accuracy_last": wide.index[-1], "accuracy_best_valid_accuracy": wide.valid_accuracy.idxmax()}
-    wrong = dataset.wrong(run.labels.to(dataset.train_y.device)).double().mean().item()
+    wrong, realised = _realised(dataset, run.labels)
     values = {name: wide.test_accuracy[epoch] for name, epoch in epochs.items()}
-    values |= _entries("true_T", run.T) | _entries("realised_T", noise.realised(dataset.train_y.cpu(), run.labels, dataset.n_classes))
-    if run.method.first: values |= _entries("estimated_T", told.T)
+    values |= _entries("true_T", run.T) | _entries("realised_T", realised)
+    if run.method.first: values |= _entries("estimated_T", trained.runs[i].T)
+    final = trained.companies[i][0].recipe.final
+    if final: values |= final(trained.moment(i))
     single = pd.DataFrame({"metric": list(values), "value": list(values.values())})
     rows = pd.concat([curves[["epoch", "metric", "value"]], single], ignore_index=True)
     return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=wide.seconds.sum())
+
+def _realised(dataset, labels):
+    if "T" in dataset.extra: return dataset.extra["wrong"].item(), dataset.extra["T"]
+    wrong = dataset.wrong(labels.to(dataset.train_y.device)).double().mean().item()
+    return wrong, noise.realised(dataset.train_y.cpu(), labels, dataset.n_classes)
 
 def _entries(name, T): return {f"{name}[{i},{j}]": T[i, j].item() for i in range(len(T)) for j in range(len(T))}
 

@@ -63,14 +63,14 @@ def backward_cross_entropy(
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
     reduction: str = "mean", # "mean", "sum" or "none"
     T_inverse: Tensor | None = None, # the inverse of T where it is known, of the shape of T
-    clip: float | None = None, # smallest probability; the authors' code has 1e-7
+    clip: float | None = None, # smallest probability; the authors' code has 1e-7; 0 or none clips nothing
 ) -> Tensor: # the loss, which may be negative; per sample, (...), for "none"
     "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T."
     _check_noisy(logits, target, T)
     expect(T_inverse is None or T_inverse.shape == T.shape, "T_inverse", "None or the shape of T", "another shape")
     weights = _rows(_each((invert(T) if T_inverse is None else T_inverse).to(logits), logits), target)
     log_p = logits.log_softmax(-1)
-    if clip is not None: log_p = log_p.clamp(math.log(clip), math.log1p(-clip))
+    if clip: log_p = log_p.clamp(math.log(clip), math.log1p(-clip))
     return reduce(-(weights * log_p).sum(-1), reduction)
 
 # %% ../nbs/10_loss_correction.ipynb #96535a72

@@ -168,10 +168,13 @@ def PlainCNN(
 
 def DigitCNN(
     n_classes: int = 10, # C
-) -> nn.Sequential: # images, (batch, 28, 28) or (batch, 1, 28, 28) → logits, (batch, C)
+    channels: int = 1, # 3 for colour
+    size: int = 28, # pixels a side, a multiple of 4
+) -> nn.Sequential: # images, (batch, channels, size, size) or grey ones without the channel → logits, (batch, C)
     "Two convolutions and two dense layers (Wang et al. 2019 on MNIST)."
-    pairs = [m for a, b in ((1, 32), (32, 64)) for m in [*_convolve(a, b), nn.MaxPool2d(2)]]
-    return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(64 * 49, 128, True), nn.Linear(128, n_classes))
+    expect(size % 4 == 0 and size > 0, "size", "a multiple of 4", size)
+    pairs = [m for a, b in ((channels, 32), (32, 64)) for m in [*_convolve(a, b), nn.MaxPool2d(2)]]
+    return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(4 * size ** 2, 128, True), nn.Linear(128, n_classes))
 
 # %% ../nbs/03_models.ipynb #daedf0a4
 @torch.no_grad()
@@ -221,5 +224,5 @@ MODELS = {
     "resnet34": lambda n_classes, channels=3: ImageResNet(34, n_classes, channels),
     "cnn": lambda n_classes: PlainCNN(n_classes),
     "cnn8": lambda n_classes: PlainCNN(n_classes, activate=True),
-    "cnn4": lambda n_classes: DigitCNN(n_classes),
+    "cnn4": lambda n_classes, channels=1, size=28: DigitCNN(n_classes, channels, size),
 }

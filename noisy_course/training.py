@@ -94,6 +94,7 @@ class Recipe:
     precision: str = "fp32" # or "bf16" for the network's matrix products
     compiled: bool = False # whether torch.compile fuses network and losses
     watch: Callable | None = None # Moment → what else to record of a run after each epoch: name → number
+    final: Callable | None = None # Moment → what to record of a run after its last epoch: name → number
 
 # %% ../nbs/04_training.ipynb #7bb0874f
 class Stack:
@@ -236,7 +237,7 @@ class Company:
         recipe: Recipe, # what they share
     ):
         self.dataset, self.runs, self.recipe, self.device = dataset, runs, recipe, dataset.train_x.device
-        self.ready = None if recipe.augment else ready(dataset, recipe.precision)
+        self.ready = None if recipe.augment or not isinstance(dataset.train_x, Tensor) else ready(dataset, recipe.precision)
         networks = [built(partial(build, run.stream("network")), run.stream("network")) for run in runs]
         self.network = Stack([network.to(self.device) for network in networks], recipe.company == 1)
         self.labels = torch.stack([run.labels for run in runs]).to(self.device)
@@ -320,7 +321,7 @@ def inputs(self: Company,
     "Each run's inputs, ready for its network."
     if self.ready is not None: return take(self.ready, rows)
     x = take(self.dataset.train_x, rows)
-    if augment: x = torch.stack([self.recipe.augment(one, g) for one, g in zip(x, self.streams["augment"])])
+    if augment and self.recipe.augment: x = torch.stack([self.recipe.augment(one, g) for one, g in zip(x, self.streams["augment"])])
     return self.dataset.normalise(x)
 
 @patch
@@ -418,28 +419,27 @@ class Moment:
     module: Callable | None = None # which → the run's network
 
 @patch
-def moments(self: Company,
-    group: Group, # of its runs
-): # yields (k, Moment) of each run in the group
-    "The present state of every run of one method."
-    for k, r in enumerate(range(group.rows.start, group.rows.stop)):
-        state = {n: v[k] for n, v in group.state.items()}
-        memory = {n: v[k] for n, v in group.memory.items()}
-        yield k, Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset, memory, partial(self.module, r))
+def moment(self: Company,
+    r: int, # which run
+) -> Moment:
+    "The present state of one run."
+    group = next(group for group in self.groups if group.rows.start <= r < group.rows.stop)
+    state, memory = ({n: v[r - group.rows.start] for n, v in remembered.items()} for remembered in (group.state, group.memory))
+    return Moment(self.epoch, self.runs[r], state, partial(self.probabilities, r), self.dataset, memory, partial(self.module, r))
 
 # %% ../nbs/04_training.ipynb #bdc5d817
 @patch
 def between_epochs(self: Company) -> None:
     "Let every method that wants to update what it remembers of the samples."
     for group in self.groups:
-        for k, moment in self.moments(group) if group.method.between else ():
-            for n, v in group.method.between(moment).items(): (group.state if n in group.state else group.memory)[n][k] = v
+        for k, r in enumerate(range(group.rows.start, group.rows.stop) if group.method.between else ()):
+            for n, v in group.method.between(self.moment(r)).items(): (group.state if n in group.state else group.memory)[n][k] = v
 
 @patch
 def watched(self: Company) -> dict: # name → (R,)
     "What the recipe wants to see of every run."
     if not self.recipe.watch: return {}
-    seen = [self.recipe.watch(moment) for group in self.groups for _, moment in self.moments(group)]
+    seen = [self.recipe.watch(self.moment(r)) for r in range(len(self.runs))]
     return {n: torch.tensor([s[n] for s in seen], dtype=torch.float64) for n in seen[0]}
 
 # %% ../nbs/04_training.ipynb #3928cefb
@@ -557,6 +557,13 @@ class Trained:
         company, r = self.companies[i]
         return company.module(r, which)
 
+    def moment(self,
+        i: int, # which run
+    ) -> Moment: # after its last epoch
+        "One run as its recipe's `final` sees it."
+        company, r = self.companies[i]
+        return company.moment(r)
+
 # %% ../nbs/04_training.ipynb #f66e2be0
 def train_companies(
     dataset: Dataset, # on its device
@@ -594,6 +601,7 @@ def train_company(
             company.save(path)
             saved = time.monotonic()
         finished(len(company.runs))
+    company.ready = None
 
 # %% ../nbs/04_training.ipynb #c4b4cba0
 def same_run(

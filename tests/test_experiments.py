@@ -165,7 +165,7 @@ def test_names_are_stable(monkeypatch):
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
                dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
-               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., flips="sentence", outside="fashion_mnist")
+               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., decay="rate", flips="sentence", outside="fashion_mnist")
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 
@@ -529,6 +529,30 @@ def test_numbers_of_epochs_shrink_with_the_run():
 def test_every_method_of_every_table_can_be_made(key):
     for _, names in TABLES[key].variants:
         for name in names: assert protocols.method(name, dict(prune_start=1, prune_every=1)).name == name
+
+def test_every_loss_of_every_table_works_with_the_usual_numbers():
+    z, y, T = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0]), experiments.noise.symmetric(4, .3)
+    for name in {name for grid in TABLES.values() for _, names in grid.variants for name in names}:
+        made = protocols.method(name, dict(prune_start=1, prune_every=1))
+        given = made.given(T[None]) if made.given else {}
+        assert made.loss(z[None], y[None], reduction="none", **given).isfinite().all(), name
+
+def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
+    block = next(b for b in every_block if (b.table, b.decay, b.scale) == ("ablation", "rate", "paper"))
+    given, coded = (block_recipe(replace(block, decay=d)) for d in ("weights", "rate"))
+    assert block.variant == "decay=rate" and "decay=rate" in block.name and given.epochs == coded.epochs == 50
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    assert [r.optimizer(weights).defaults["weight_decay"] for r in (given, coded)] == [5e-3, 0]
+    for epoch in (0, 9, 10, 31, 49): assert coded.schedule(epoch) == pytest.approx(given.schedule(epoch) / (1 + 1e-4 * 469 * epoch))
+
+def test_what_a_recipe_wants_of_the_final_network_is_kept(monkeypatch):
+    final = lambda moment: dict(epochs_seen=moment.epoch, sure=moment.probabilities("last").amax(1).mean().item())
+    recipe = replace(block_recipe(tiny()), final=final)
+    monkeypatch.setattr(experiments, "block_recipe", lambda block: recipe)
+    wanted = trained(tiny())
+    kept = wanted[wanted.metric.isin(["epochs_seen", "sure"])]
+    assert kept.epoch.isna().all() and kept.groupby("method").metric.apply(list).to_dict() == {m: ["epochs_seen", "sure"] for m in tiny().methods}
+    assert set(kept[kept.metric == "epochs_seen"].value) == {tiny().epochs} and kept[kept.metric == "sure"].value.between(.1, 1).all()
 
 def test_schedules_keep_their_shape_when_shortened():
     recipe = protocols.shortened(protocols.CIFAR10.recipe, 12)

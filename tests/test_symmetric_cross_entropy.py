@@ -117,6 +117,30 @@ def test_class_accuracy_and_confidence():
     assert sce.class_accuracy(moment) == dict(class_0=100, class_1=50, class_2=0)
     assert sce.confidence(moment) == {f"sure_{c}": pytest.approx(.8) for c in range(3)}
 
+def test_true_positives():
+    y = torch.tensor([0, 0, 1, 1, 2, 2])
+    said = torch.eye(3)[[0, 1, 1, 1, 1, 0]]
+    moment = Moment(1, Run(None, y), {}, lambda which: said, Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
+    assert sce.true_positives(moment) == dict(predicted_0=2, predicted_1=4, predicted_2=0, correct_0=1, correct_1=2, correct_2=0)
+
+@fast
+@given(n=st.integers(4, 30), d=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
+def test_neighbours_of_the_same_class(n, d, seed, data):
+    from sklearn.neighbors import NearestNeighbors
+    k = data.draw(st.integers(1, n - 1))
+    g = Generator().manual_seed(seed)
+    x, y = torch.randn(n, d, dtype=F64, generator=g), torch.randint(3, (n,), generator=g)
+    near = NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+    assert sce.same_class_neighbours(x, y, k) == pytest.approx((y.numpy()[near] == y.numpy()[:, None]).mean())
+
+def test_a_map_keeps_apart_what_the_last_layer_keeps_apart():
+    data = toy(80)
+    trained = train(data, [Run(Method("cross_entropy", cross_entropy), data.train_y)], network, Recipe(epochs=30, batch_size=16, optimizer=partial(torch.optim.Adam, lr=1e-2)))
+    numbers = sce.embedding(trained.moment(0), 40)
+    places = torch.tensor([[numbers[f"tsne_{c}[{i}]"] for c in "xy"] for i in range(40)])
+    assert len(numbers) == 121 and [numbers[f"tsne_class[{i}]"] for i in range(40)] == data.test_y.tolist()
+    assert numbers["same_class_neighbours"] > .7 and sce.same_class_neighbours(places, data.test_y, 5) > .7
+
 
 # D2L
 

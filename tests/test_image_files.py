@@ -1,0 +1,129 @@
+"Pictures on disk against the same pictures in memory, and Clothing1M in a small folder of its published layout."
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Generator
+from torchvision import models
+
+from noisy_course import experiments, image_files
+from noisy_course.data import Dataset
+from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels
+from noisy_course.loss_correction import METHODS
+from noisy_course.models import DigitCNN, initialise
+from noisy_course.noise import realised
+from noisy_course.training import Recipe, Run, train
+
+
+def pictures(folder, n, size=(40, 40), seed=0):
+    "PNG files of noise: what comes back must be what was written."
+    pixels = np.random.default_rng(seed).integers(256, size=(n, *size, 3), dtype=np.uint8)
+    files = [folder / f"{i}.png" for i in range(n)]
+    for x, file in zip(pixels, files): Image.fromarray(x).save(file)
+    return files, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+def test_files_behave_like_a_tensor(tmp_path):
+    files, pixels = pictures(tmp_path, 7)
+    images, rows = ImageFiles(files, 40, 40), torch.tensor([6, 0, 0, 3])
+    assert images.shape == pixels.shape and len(images) == 7 and (images.ndim, images.dtype) == (pixels.ndim, pixels.dtype)
+    assert images.device == pixels.device and images.is_floating_point() == pixels.is_floating_point()
+    assert torch.equal(images.index_select(0, rows), pixels.index_select(0, rows))
+    assert [torch.equal(a, b) for a, b in zip(images.split(3), pixels.split(3), strict=True)] == [True] * 3
+    assert torch.equal(images[2:5].index_select(0, torch.arange(3)), pixels[2:5]) and torch.equal(images[rows].index_select(0, torch.arange(4)), pixels[rows])
+    assert torch.equal(ImageFiles(files, 40, 30).index_select(0, rows), pixels[rows][..., 5:35, 5:35])
+
+@pytest.mark.parametrize("size, kept", [((80, 80), (36, 32)), ((30, 90), (36, 32)), ((40, 40), (41, 40))])
+def test_pictures_are_resized_before_their_centre_is_cut(tmp_path, size, kept):
+    files, _ = pictures(tmp_path, 1, size)
+    edge = (kept[0] - kept[1]) // 2
+    expected = np.asarray(Image.open(files[0]).resize((kept[0],) * 2, Image.Resampling.BILINEAR))[edge:edge + kept[1], edge:edge + kept[1]]
+    assert np.array_equal(ImageFiles(files, *kept).read(files[0]).permute(1, 2, 0), expected)
+
+def test_grey_and_transparent_pictures_become_colour(tmp_path):
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        file = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.new(mode, (20, 20)).save(file)
+        assert ImageFiles([file], 20, 20).index_select(0, torch.tensor([0])).shape == (1, 3, 20, 20)
+
+@pytest.mark.parametrize("raw", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_a_broken_or_missing_file_is_named(tmp_path, raw):
+    (tmp_path / "broken.png").write_bytes(raw)
+    for name in ("broken.png", "missing.png"):
+        with pytest.raises(ValueError, match=f"{name}: expected a picture"): ImageFiles([tmp_path / name]).read(tmp_path / name)
+
+def test_a_network_learns_the_same_from_files_and_from_memory(tmp_path):
+    files, pixels = pictures(tmp_path, 60, (28, 28))
+    y, tested = torch.arange(60) % 3, slice(40, 60)
+    resident = Dataset("toy", pixels[:40], y[:40], pixels[tested], y[tested], tuple("abc"))
+    images = ImageFiles(files, 28, 28)
+    on_disk = Dataset("toy", images[:40], y[:40], images[tested], y[tested], tuple("abc"))
+    build, recipe = lambda g: initialise(DigitCNN(3, channels=3), g), Recipe(epochs=2, batch_size=9, company=1)
+    one, other = (train(data, [Run(METHODS["cross_entropy"], y[:40])], build, recipe) for data in (resident, on_disk))
+    a, b = (t.curves[~t.curves.metric.str.contains("seconds")].value.to_numpy() for t in (one, other))
+    np.testing.assert_array_equal(a, b)
+    for p, q in zip(one.module(0).parameters(), other.module(0).parameters(), strict=True): assert torch.equal(p, q)
+    torch.testing.assert_close(one.moment(0).probabilities("last"), other.moment(0).probabilities("last"))  # another memory order
+
+def shop(folder, n=56, n_test=14):
+    "Clothing1M's layout: file names with commas and folders, labels by people for every second picture, every fourth label from the text wrong."
+    keys = [f"images/{i % 10}/{i},{7 * i}.jpg" for i in range(n + n_test)]
+    for i, key in enumerate(keys):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 60), (17 * (i % 14), 255 - 17 * (i % 14), 100)).save(folder / key)
+    write = lambda name, lines: (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    for name, part in zip(LISTS, (keys[:n], keys[n:])): write(name, part)
+    write(LISTS[2], [f"{key} {(i % 14 + (i % 4 == 0)) % 14}" for i, key in enumerate(keys)])
+    write(LISTS[3], [f"{key} {i % 14}" for i, key in enumerate(keys) if i % 2 == 0 or i >= n])
+    return folder
+
+def test_clothing1m_in_its_layout(tmp_path):
+    data = read_clothing1m(shop(tmp_path), 36, 32)
+    assert data.train_x.shape == (56, 3, 32, 32) and data.test_x.shape == (14, 3, 32, 32) and data.n_classes == 14
+    assert data.train_y.tolist() == [(i % 14 + (i % 4 == 0)) % 14 for i in range(56)] and data.test_y.tolist() == list(range(14))
+    assert data.extra["wrong"].item() == .5
+    true = torch.tensor([i % 14 for i in range(0, 56, 2)])
+    assert torch.equal(data.extra["T"], realised(true, data.train_y[::2], 14))
+    first = data.train_x.index_select(0, torch.tensor([3])).float()[0, :, 16, 16]
+    assert torch.allclose(first, torch.tensor([51., 204, 100]), atol=4)
+    small = data.head(10, 5)
+    assert small.train_x.shape[0] == 10 == len(small.train_y) and torch.equal(small.extra["T"], data.extra["T"])
+
+def test_clothing1m_is_found_or_asked_for(tmp_path):
+    (tmp_path / "clothing1m").mkdir()
+    with pytest.raises(FileNotFoundError, match="noisy_train_key_list.txt.*settings.ini"): clothing1m(tmp_path)
+    shop(tmp_path / "clothing1m")
+    assert clothing1m(tmp_path).train_x.shape == (56, 3, 224, 224)
+
+def test_labels_need_a_picture_with_both(tmp_path):
+    (tmp_path / "kv").write_text("images/1/2,3.jpg 4\nimages/a b.jpg 13\n")
+    assert read_labels(tmp_path / "kv") == {"images/1/2,3.jpg": 4, "images/a b.jpg": 13}
+    with pytest.raises(ValueError, match="^clean: expected labels of some pictures"): both_labels(dict(a=1), dict(b=1))
+    with pytest.raises(ValueError, match="^clean: expected"): both_labels(dict(a=1), dict(a=1), ["a"])
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(models.resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+    return imagenet_weights(folder=folder)
+
+def test_only_the_last_layer_is_new(weights):
+    one, other = (fine_tuned(14, weights, Generator().manual_seed(seed)) for seed in (0, 1))
+    state = one.state_dict()
+    assert {n for n, v in weights.items() if state[n].shape != v.shape or not torch.equal(state[n], v)} == {"fc.weight", "fc.bias"}
+    assert state["fc.weight"].shape == (14, 2048) and not torch.equal(state["fc.weight"], other.fc.weight)
+
+def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
+    shop(tmp_path)
+    monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda: read_clothing1m(tmp_path, 36, 32))
+    monkeypatch.setattr(experiments, "imagenet_weights", lambda: weights)
+    block = next(iter(experiments.blocks(experiments.plan("wang2019", "table3", "smoke"))))
+    assert (block.noise, block.rate, block.samples, len(block.methods)) == ("real", .385, 1000, 6)
+    block = experiments.replace(block, samples=0, methods=("forward", "d2l"))
+    data = experiments.block_data(block)
+    runs = experiments.block_runs(block, data)
+    assert all(torch.equal(run.labels, data.train_y) and torch.equal(run.T, data.extra["T"]) for run in runs)
+    rows = experiments.result_rows(block, data, runs, experiments.train_block(block, data, runs))
+    assert (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
+    assert rows.realised_rate.unique().tolist() == [.5] and rows[rows.metric == "realised_T[0,1]"].value.iloc[0] == data.extra["T"][0, 1].item()
