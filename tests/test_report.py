@@ -401,4 +401,29 @@ def test_classes_have_curves(tmp_path):
     curves = frame[frame.metric == "test_accuracy"]
     frame = pd.concat([frame, *(curves.assign(metric=f"class_{c}", value=curves.value - c) for c in range(10))])
     text = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)["wang2019_table1_figure1.html"]
-    assert text.count('class="plot') == 2 and "symmetric CE, symmetric 0.4: the classes end between 56 and 65 %" in text
+    assert text.count('class="plot') == 4 and "symmetric CE, symmetric 0.4: the classes end between 56 and 65 %" in text and "3 cat" in text
+    assert "epoch 1" in text and "epoch 2" in text and "epoch 3" not in text
+
+def wang(frame): return frame.assign(paper="wang2019", dataset="cifar10", model="cnn8")
+
+def test_confidence_predictions_and_maps_have_pages(tmp_path):
+    frame = wang(runs_of("figure1", ["cross_entropy"], [("symmetric", .4)], network="cnn4"))
+    each = frame[frame.metric == "test_accuracy"]
+    seen = [each.assign(metric=f"{name}_{c}", value=value + c) for c in range(10) for name, value in (("sure", .4), ("predicted", 300), ("correct", 200))]
+    end = frame[frame.metric == "accuracy_last"]
+    map_ = [end.assign(metric=f"tsne_{name}[{i}]", value=float(value)) for i in range(12) for name, value in (("x", i), ("y", -i), ("class", i % 10))]
+    frame = pd.concat([frame, *seen, *map_, end.assign(metric="same_class_neighbours", value=.62)])
+    site = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)
+    sure, map_ = site["wang2019_table1_figure4.html"], site["wang2019_table1_figure2.html"]
+    assert "the mean belief in the label is between 0.40 and 9.40" in sure and sure.count('class="plot') == 2 and "4-layer CNN" in sure
+    assert "62% of the ten nearest neighbours" in map_ and "12 test images" in map_ and map_.count('class="plot') == 1
+
+def test_parameters_and_parts_have_pages(tmp_path):
+    pairs = [(.1, -6.), (.01, -6.), (1., -6.), (.1, -2.), (1., -2.)]
+    tuned = pd.concat([wang(runs_of("figure8", ["symmetric_cross_entropy"], [("symmetric", .6)], variants=(f"alpha={a:g}, A={A:g}",))).assign(alpha=a, A=A, block=f"{a}{A}", value=lambda f: f.value + 10 * k) for k, (a, A) in enumerate(pairs)])
+    parts = wang(runs_of("figure9", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .6)], variants=("", "alpha=0", "alpha=5, beta=0", "alpha=0, beta=5")))
+    parts = parts[(parts.method != "cross_entropy") | (parts.variant == "")]
+    site = pages(write_report(read_results(save(pd.concat([tuned, parts]), tmp_path/"results")), tmp_path/"site").parent)
+    parameters, parts = site["wang2019_table1_figure8.html"], site["wang2019_table1_figure9.html"]
+    assert parameters.count('class="plot') == 3 and "chooses α = 1, A = -2, which has 100.0 %" in parameters and "the best pair has 100.0 %" in parameters
+    assert parts.count('class="plot') == 2 and all(f'"name":"{name}"' in parts.replace('": "', '":"') for name in ("CE alone", "RCE alone", "5 × CE", "5 × RCE", "the whole"))
