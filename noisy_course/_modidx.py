@@ -576,6 +576,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'noisy_course/training.py'),
                                        'noisy_course.training.Company.between_epochs': ( 'training.html#company.between_epochs',
                                                                                          'noisy_course/training.py'),
+                                       'noisy_course.training.Company.drawn': ('training.html#company.drawn', 'noisy_course/training.py'),
                                        'noisy_course.training.Company.evaluate': ( 'training.html#company.evaluate',
                                                                                    'noisy_course/training.py'),
                                        'noisy_course.training.Company.fingerprint': ( 'training.html#company.fingerprint',

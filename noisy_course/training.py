@@ -177,10 +177,11 @@ class Group:
     def head(self,
         logits: Tensor, # (R, B, C) of the whole company
         training: bool = False, # whether a layer is kept that predictions do without
-    ) -> Tensor: # (runs, B, C)
+        masks: dict = {}, # of dropout in the layer: name → random bytes (runs, B, ...)
+    ) -> Tensor: # (runs, B, C), or what else a layer puts out that predictions do without
         "What the runs put out: their logits, through the layer if there is one."
         logits = logits[self.rows]
-        return self.layer(logits) if self.layer and (training or self.method.keep_layer) else logits
+        return self.layer(logits, masks) if self.layer and (training or self.method.keep_layer) else logits
 
 # %% ../nbs/04_training.ipynb #1cc4ee63
 @patch
@@ -188,10 +189,11 @@ def loss(self: Group,
     logits: Tensor, # (R, B, C) of the whole company
     labels: Tensor, # (R, B)
     batch: Tensor | None = None, # (R, B) rows of the training set; none when validating
+    masks: dict = {}, # of dropout in the layer
 ) -> Tensor: # (runs, B)
     "The method's loss of each sample."
     state = {} if batch is None else self.memory | {n: take_each(v, batch[self.rows]) for n, v in self.state.items()}
-    return self.method.loss(self.head(logits, training=True), labels[self.rows], reduction="none", **self.given, **state)
+    return self.method.loss(self.head(logits, True, masks), labels[self.rows], reduction="none", **self.given, **state)
 
 # %% ../nbs/04_training.ipynb #515f52e1
 def take(
@@ -291,7 +293,7 @@ def training_mode(self: Company,
 @patch
 def step(self: Company,
     batch: Tensor, # (R, B) rows of the training set
-    masks: dict, # name → random bytes (R, B, ...)
+    masks: dict, # part → name → random bytes (runs, B, ...)
 ) -> Tensor: # (R,) mean loss of each run
     "One step of every run."
     with trusted(): losses = self.losses(self.inputs(batch, augment=True), self.labels.gather(1, batch), batch, masks)
@@ -306,11 +308,11 @@ def batch_losses(self: Company,
     x: Tensor, # (R, B, ...)
     labels: Tensor, # (R, B)
     batch: Tensor, # (R, B) rows of the training set
-    masks: dict, # name → random bytes (R, B, ...)
+    masks: dict, # part → name → random bytes (runs, B, ...)
 ) -> Tensor: # (R,)
     "Mean loss of every run on its own batch."
-    logits = self.forward(x, masks)
-    return torch.cat([group.loss(logits, labels, batch).mean(-1) for group in self.groups])
+    logits = self.forward(x, masks["network"])
+    return torch.cat([group.loss(logits, labels, batch, masks.get(f"layer {k}", {})).mean(-1) for k, group in enumerate(self.groups)])
 
 # %% ../nbs/04_training.ipynb #b35e8f52
 @patch
@@ -346,14 +348,23 @@ def orders(self: Company) -> Tensor: # (R, n)
 @patch
 def masks(self: Company,
     steps: int, # how many batches
-): # yields name → random bytes (R, B, ...)
+): # yields part → name → random bytes (runs, B, ...)
     "Dropout masks for one batch after another, drawn several batches at a time."
     B, sites = self.recipe.batch_size, dropout_sites(self.network.module)
     bytes_ = B * sum(torch.Size(shape).numel() for shape in sites.values())
     ahead = max(1, min(32, 2**20 // max(1, bytes_)))
     for n in torch.arange(steps).split(ahead):
-        drawn = {name: torch.stack([random_bytes((len(n), B, *shape), g) for g in self.streams["dropout"]], 1) for name, shape in sites.items()}
-        yield from ({name: m[k] for name, m in drawn.items()} for k in range(len(n)))
+        drawn = {part: self.drawn(stack, rows, (len(n), B)) for part, stack, rows in self.parts()}
+        yield from ({part: {name: m[k] for name, m in of.items()} for part, of in drawn.items()} for k in range(len(n)))
+
+@patch
+def drawn(self: Company,
+    stack: Stack, # network or layer
+    rows: slice, # of its runs
+    lead: tuple, # (batches, B)
+) -> dict: # name → random bytes (batches, runs, B, ...)
+    "Masks of one stack, each run's from its own stream."
+    return {name: torch.stack([random_bytes((*lead, *shape), g) for g in self.streams["dropout"][rows]], 1) for name, shape in dropout_sites(stack.module).items()}
 
 # %% ../nbs/04_training.ipynb #b3ed2c61
 @patch
@@ -365,7 +376,7 @@ def train_epoch(self: Company) -> Tensor: # (R,) mean training loss
     total = torch.zeros(len(self.runs), device=self.device)
     for batch, masks in zip(batches, self.masks(len(batches))):
         b = batch.shape[1]
-        total += b * self.step(batch, {name: m[:, :b] for name, m in masks.items()})
+        total += b * self.step(batch, {part: {name: m[:, :b] for name, m in of.items()} for part, of in masks.items()})
     return total / self.train_rows.shape[1]
 
 # %% ../nbs/04_training.ipynb #a8f82f04
