@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['IDX_FILES', 'DIGITS', 'GARMENTS', 'KINDS', 'ASSETS', 'MNIST', 'FASHION_MNIST', 'CIFAR10_CLASSES', 'CIFAR10_FILES',
            'CIFAR10', 'CIFAR100', 'CIFAR100_PARTIAL', 'SIGNS', 'PAD', 'START', 'RARE', 'N_SPECIAL', 'IMDB', 'LAYOUTS',
-           'FETCHERS', 'HUMAN_LAYOUTS', 'HUMAN_FETCHERS', 'Pixels', 'Dataset', 'check_labels', 'read_idx', 'digest',
-           'checked', 'Layout', 'settings_file', 'setting', 'folder_setting', 'cache_folder', 'roots', 'mean_image',
-           'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'human_labels', 'split', 'batches', 'shift',
-           'random_crop', 'random_flip', 'random_shift']
+           'FETCHERS', 'HUMAN_LAYOUTS', 'HUMAN_FETCHERS', 'Pixels', 'Dataset', 'check_labels', 'Whitened', 'read_idx',
+           'digest', 'checked', 'Layout', 'settings_file', 'setting', 'folder_setting', 'cache_folder', 'roots',
+           'mean_image', 'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'human_labels', 'split', 'batches',
+           'shift', 'random_crop', 'random_flip', 'random_shift']
 
 # %% ../nbs/01_data.ipynb #c05ddca2
 import configparser
@@ -103,7 +103,7 @@ def __repr__(self: Dataset):
 # %% ../nbs/01_data.ipynb #0e2f86db
 def _moved(value, device):
     if isinstance(value, dict): return {key: _moved(v, device) for key, v in value.items()}
-    return value.to(device) if isinstance(value, (Tensor, Pixels, torch.nn.Module)) else value
+    return value.to(device) if hasattr(value, "to") else value
 
 @patch
 def to(
@@ -153,6 +153,41 @@ def subset(
     "A random choice of `n` training samples, in random order."
     expect(0 < n <= len(self.train_y), "n", f"1 to {len(self.train_y)} samples", n)
     return _taken(self, _permutation(len(self.train_y), generator)[:n], torch.arange(len(self.test_y)))
+
+# %% ../nbs/01_data.ipynb #1611202e
+class Whitened:
+    "Raw pixels to contrast-normalised, ZCA-whitened floats, as MatConvNet prepares CIFAR-10."
+    def __init__(self,
+        mean: Tensor, # mean image in bytes, (C, H, W)
+        contrast: float | Tensor, # usual standard deviation of an image, in bytes
+        turn: Tensor | None = None, # symmetric whitening matrix, (C·H·W, C·H·W); none: only contrast
+    ):
+        self.mean, self.contrast, self.turn = mean, contrast, turn
+
+    def __call__(self, x):
+        flat = (x.float() - self.mean).flatten(-self.mean.ndim)
+        flat = flat - flat.mean(-1, keepdim=True)
+        flat = flat * self.contrast / flat.std(-1, keepdim=True).clamp(min=40)
+        return (flat if self.turn is None else flat @ self.turn).view(x.shape)
+
+    def to(self, device):
+        "The same on a device."
+        return Whitened(*(v.to(device) if isinstance(v, Tensor) else v for v in (self.mean, self.contrast, self.turn)))
+
+# %% ../nbs/01_data.ipynb #092f5cdc
+@patch
+def whitened(
+    self: Dataset, # of images
+) -> Dataset: # whose `normalise` whitens
+    "The data set, prepared as MatConvNet prepares CIFAR-10."
+    x = self.train_x.float()
+    spread = (x - x.mean(0)).flatten(1).std(-1)
+    plain = Whitened(x.mean(0), spread.mean())
+    flat = plain(self.train_x).flatten(1)
+    variance, direction = torch.linalg.eigh(flat.T @ flat / len(flat))
+    scale = variance.clamp(min=0).sqrt()
+    turn = direction * (variance.mean().sqrt() / scale.clamp(min=10)) @ direction.T
+    return replace(self, normalise=Whitened(plain.mean, plain.contrast, turn))
 
 # %% ../nbs/01_data.ipynb #ba1b21ae
 def _bytes(raw): return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())

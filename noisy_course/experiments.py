@@ -87,7 +87,7 @@ class Block:
     table: str # e.g. "table2"
     dataset: str # e.g. "mnist"
     model: str # e.g. "mlp"
-    noise: str # "none", "symmetric", "asymmetric", "open_set", or "real" for the labels that come with the data
+    noise: str # "none", "symmetric", "asymmetric", "simplex", "open_set", or "real" for the labels that come with the data
     rate: float # probability of a wrong label, as the paper states it
     samples: int # training samples; 0 for all
     scale: str # "smoke", "laptop" or "paper"
@@ -109,6 +109,7 @@ class Block:
     decay: str = "weights" # or "rate", what decays as in the code of Wang et al.
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
+    inputs: str = "" # "whitened" as MatConvNet prepares CIFAR-10
 
 # %% ../nbs/20_experiments.ipynb #d3ac85be
 @patch(as_prop=True)
@@ -135,6 +136,7 @@ def block_data(
     "The data of a block, with images from outside where its noise is open-set."
     dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))()
     if block.samples: dataset = dataset.head(block.samples)
+    if block.inputs == "whitened": dataset = dataset.whitened()
     if block.noise != "open_set": return dataset
     images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate, generator(block.seeds[0], "open set"))
     return replace(dataset, train_x=images, extra=dataset.extra | dict(train_outside=replaced))
@@ -145,6 +147,7 @@ def block_T(
 ) -> torch.Tensor: # (C, C)
     "The noise matrix of a block; in open-set noise no class is taken for another, and real noise is what was counted."
     if block.noise == "real": return dataset.extra["T"]
+    if block.noise == "simplex": return noise.random_simplex(dataset.n_classes, block.rate, generator(0, "simplex"))
     if block.noise == "asymmetric": return noise.asymmetric(block.dataset, block.rate, block.flips or None, generator(0, "flips"))
     return noise.symmetric(dataset.n_classes, 0 if block.noise == "open_set" else block.rate)
 

@@ -61,9 +61,10 @@ LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_es
     forward_estimated="forward, T̂", bootstrap_soft="bootstrap, soft", bootstrap_hard="bootstrap, hard", savage="Savage",
     mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
     reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
-    linear_noise_layer="noise layer, linear (trace)", nonlinear_noise_layer="noise layer, nonlinear",
-    dropout_noise_layer="noise layer, dropout", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
-QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL")
+    linear_noise_layer="linear layer, trace", nonlinear_noise_layer="nonlinear layer",
+    dropout_noise_layer="dropout layer", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
+QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC",
+              nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.")
 
 def pretty(
     name: str, # an identifier, e.g. "train_loss"
@@ -143,7 +144,7 @@ _TEN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#8822
 
 def _numbered(part, x, y, number, name):
     font = dict(color=_TEN[number % len(_TEN)], size=11)
-    return go.Scatter(x=part[x].to_numpy(float), y=part[y].to_numpy(float), mode="text", text=[str(number)] * len(part), textfont=font, name=f"{number} {name}".strip(), hoverinfo="name")
+    return go.Scatter(x=part[x].to_numpy(float), y=part[y].to_numpy(float), mode="text", texttemplate=str(number), textfont=font, name=f"{number} {name}".strip(), hoverinfo="name")
 
 def numbered_points(
     frame: pd.DataFrame, # one row is one sample

@@ -7,18 +7,19 @@ __all__ = ['SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAGRAD', 'RESI
            'IMDB_NOISE', 'PATRINI', 'TEN', 'CORRECTIONS', 'BACKWARD', 'ESTIMATED', 'TABLES', 'SIX', 'RATES', 'ZHANG',
            'STAND_IN', 'PRUNED', 'FASHION', 'CIFAR10', 'CIFAR100', 'FIVE', 'OPEN', 'PLAIN', 'ADAM', 'ADAM_STAND_IN',
            'WATCHED', 'CLEAN', 'NOISY', 'QS', 'UNIFORM', 'SEVEN', 'WANG_NOISE', 'WORST', 'WANG', 'DIGITS', 'PHOTOS',
-           'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'CLOTHES', 'milestones',
-           'sgd', 'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl',
-           'by_class', 'as_in_the_code']
+           'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'CLOTHES', 'NINE',
+           'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'milestones', 'sgd', 'crop_and_flip',
+           'shift_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class',
+           'as_in_the_code']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from . import data, generalized_cross_entropy, loss_correction, symmetric_cross_entropy
+from . import data, generalized_cross_entropy, loss_correction, nnaqc, symmetric_cross_entropy
 from .basics import expect
 from .generalized_cross_entropy import beliefs
 from .symmetric_cross_entropy import class_accuracy, confidence, embedding, reverse_cross_entropy, true_positives
@@ -107,8 +108,8 @@ def at_scale(
     return replace(small, usual={k: max(1, round(v * share)) if k in ("prune_start", "prune_every") else v for k, v in small.usual.items()})
 
 # %% ../nbs/15_protocols.ipynb #058adbca
-METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS
-USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., decay="weights", flips="", outside="")
+METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS | nnaqc.METHODS
+USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., decay="weights", flips="", outside="", inputs="")
 
 MIXED = ("alpha", "beta", "A")
 TAKEN = dict(backward=("clip",), backward_estimated=("clip",), generalized_cross_entropy=("q",), reverse_cross_entropy=("A",),
@@ -138,7 +139,19 @@ def forward_sl(
     "Forward correction plus β times reverse cross entropy (Wang et al., §5.2)."
     return loss_correction.forward_cross_entropy(logits, target, T, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
 
-METHODS["forward_sl"] = replace(METHODS["forward"], name="forward_sl", loss=forward_sl)
+def forward_qc(
+    logits: Tensor, # (..., B, C)
+    target: Tensor, # labels, (..., B)
+    T: Tensor, # the true noise matrix, (..., C, C)
+    alpha: float = .9, # weight of forward correction
+    beta: float = .9, # weight of predictions in quasi-clustering
+    reduction: str = "mean", # "mean", "sum" or "none"
+) -> Tensor: # the loss
+    "Forward correction with quasi-clustering, “genie-aided (QC)” (Jindal et al., §4.1)."
+    corrected, clustered = loss_correction.forward_cross_entropy(logits, target, T, reduction), nnaqc.quasi_clustering(logits, target, beta, reduction)
+    return alpha * corrected + (1 - alpha) * clustered
+
+METHODS |= {loss.__name__: replace(METHODS["forward"], name=loss.__name__, loss=loss) for loss in (forward_sl, forward_qc)}
 
 # %% ../nbs/15_protocols.ipynb #8ddfc59b
 LSTM_ADAGRAD = partial(torch.optim.Adagrad, lr=.001, eps=1e-6)
@@ -222,7 +235,8 @@ def by_class(
     moment: Moment, # after an epoch
 ) -> dict: # name → number
     "What Figures 1 and 3 to 6 of Wang et al. show, for every class."
-    return class_accuracy(moment) | confidence(moment) | true_positives(moment)
+    once = replace(moment, probabilities=cache(moment.probabilities))
+    return class_accuracy(once) | confidence(once) | true_positives(once)
 
 # %% ../nbs/15_protocols.ipynb #bf4cf9b2
 SMOOTHED, CORRECTED = (({}, ("label_smoothing_sl",)),), (({}, ("forward_sl",)),)
@@ -252,3 +266,26 @@ TABLES["wang2019", "ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),)
 CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1, recipe=Recipe(
     epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", company=1, valid_fraction=.01))
 TABLES["wang2019", "table3"] = Grid((CLOTHES,), (({}, tuple(m for m in SEVEN if m != "label_smoothing")),))
+
+# %% ../nbs/15_protocols.ipynb #a2be1130
+NINE = ("cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft", "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout")
+def _simplex(*rates): return tuple(("simplex" if rate else "none", rate) for rate in rates)
+
+MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4), company=1)
+QUICK = replace(MATCONVNET, epochs=45, optimizer=partial(sgd, lr=.05, weight_decay=1e-4), schedule=milestones(30, 40))
+FASTER = dict(epochs=12, seeds=1, recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
+
+def _sized(noises, digits, photos, on_laptop):
+    return Grid((Part("mnist", "lenet", noises, MATCONVNET, samples=digits, laptop=FASTER | dict(samples=on_laptop)),
+                 Part("cifar10", "quick", noises, QUICK, samples=photos, usual=dict(inputs="whitened"), laptop=dict(samples=on_laptop, epochs=15, seeds=1))), (({}, NINE),))
+
+SIX_RATES = _simplex(0., .05, .1, .3, .5, .7)
+TABLES["jindal2019", "table1"] = _sized(SIX_RATES, 0, 0, 10000)
+TABLES["jindal2019", "table1b"] = _sized(SIX_RATES, 40000, 30000, 6667)
+TABLES["jindal2019", "table1c"] = _sized(SIX_RATES[:-1], 20000, 10000, 3333)
+
+MANY = _simplex(0., .05, .1, .3, .5, .6)
+HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1), Part("cifar100", "resnet44", MANY, replace(RESIDUAL, **LATE), seeds=1))
+TABLES["jindal2019", "table2"] = Grid(HUNDRED, (({}, tuple(m for m in NINE if m not in ("forward", "forward_qc"))),))
+TABLES["jindal2019", "table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["jindal2019", "table1"].parts), replace(HUNDRED[0], noises=SIX_RATES[:-1])),
+    (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))

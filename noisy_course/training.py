@@ -476,11 +476,11 @@ def probabilities(self: Company,
     r: int, # which run
     which: str = "best", # as the recipe selects, or "last"
     inputs: Tensor | None = None, # raw, (N, ...); all training inputs if none
-    batch_size: int = 1000, # samples at a time
+    batch_size: int = 200, # samples at a time: few enough that memory is reused
 ) -> Tensor: # (N, C)
     "What one run's network says of inputs."
     network, inputs = self.module(r, which), self.dataset.train_x if inputs is None else inputs
-    return torch.cat([network(self.dataset.normalise(x)).softmax(-1) for x in inputs.split(batch_size)])
+    return torch.cat([network(channels_last(self.dataset.normalise(x))).softmax(-1) for x in inputs.split(batch_size)])
 
 # %% ../nbs/04_training.ipynb #58e8966b
 @patch

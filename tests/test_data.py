@@ -509,3 +509,22 @@ def test_wrong_labels_and_images_from_outside():
     mixed = replace(data, extra=dict(train_outside=torch.tensor([True, False, False, False, False])))
     assert mixed.wrong(labels).tolist() == [True, True, False, True, False]
     assert mixed.head(2).wrong(labels[:2]).tolist() == [True, True]
+
+
+# Whitening
+
+def test_whitening_as_matconvnet_does_it():
+    "Step by step in numpy and float64, after the script that prepares CIFAR-10 there."
+    g = torch.Generator().manual_seed(0)
+    x = (torch.rand(300, 3, 4, 4, generator=g).cumsum(-1) * 60).to(torch.uint8)
+    data = Dataset("toy", x[:250], torch.arange(250) % 2, x[250:], torch.arange(50) % 2, ("a", "b")).whitened()
+    raw = x.double().flatten(1).numpy()
+    centred = raw - raw[:250].mean(0)
+    own = centred - centred.mean(1, keepdims=True)
+    spread = own.std(1, ddof=1, keepdims=True)
+    usual = centred[:250].std(1, ddof=1).mean()
+    flat = own * usual / np.maximum(spread, 40)
+    variance, V = np.linalg.eigh(flat[:250].T @ flat[:250] / 250)
+    turn = V @ np.diag(np.sqrt(variance.mean()) / np.maximum(np.sqrt(variance.clip(0)), 10)) @ V.T
+    np.testing.assert_allclose(data.normalise(x).flatten(1), flat @ turn, rtol=2e-3, atol=2e-2)
+    assert torch.equal(data.normalise(x[None])[0], data.normalise(x)) and data.to("cpu").normalise(x).shape == x.shape

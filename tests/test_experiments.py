@@ -93,6 +93,21 @@ def test_the_second_papers_tables():
     paper = plan("zhang2018", "table1", "paper").groupby("dataset")[["epochs", "prune_start", "prune_every", "flips", "network"]].agg(lambda c: c.unique().item())
     assert paper.loc["cifar100"].tolist() == [150, 80, 10, "circle", ""] and paper.loc["fashion_mnist"].tolist() == [120, 40, 10, "", ""]
 
+def test_the_fourth_papers_tables():
+    cells = ["dataset", "model", "method", "noise", "rate"]
+    for table in ("table1", "table1b", "table1c", "table2", "table5"):
+        ours, theirs = (set(frame[cells].itertuples(index=False, name=None)) for frame in (plan("jindal2019", table, "paper"), published("jindal2019", table)))
+        assert theirs <= ours and {cell[:3] for cell in ours - theirs} <= {("mnist", "lenet", "forward_qc")}
+    sizes = {table: sorted(plan("jindal2019", table, "paper").groupby("dataset").samples.unique().map(lambda s: s.item()).items()) for table in ("table1", "table1b", "table1c")}
+    assert sizes == dict(table1=[("cifar10", 0), ("mnist", 0)], table1b=[("cifar10", 30000), ("mnist", 40000)], table1c=[("cifar10", 10000), ("mnist", 20000)])
+
+def test_noise_on_the_simplex_is_one_matrix_of_a_block():
+    block = tiny(paper="jindal2019", table="table1", model="lenet", noise="simplex", rate=.3, seeds=(0, 1))
+    data = block_data(block)
+    T = experiments.block_T(block, data)
+    assert torch.allclose(T.diagonal(), torch.full((10,), .7).double()) and torch.allclose(T.sum(1), torch.ones(10).double()) and len(T[0].unique()) == 10
+    assert all(torch.equal(run.T, T) for run in block_runs(block, data))
+
 def test_the_third_papers_tables():
     cells = ["dataset", "model", "method", "noise", "rate"]
     for table in ("table1", "table2"):
@@ -165,7 +180,7 @@ def test_names_are_stable(monkeypatch):
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
                dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
-               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., decay="rate", flips="sentence", outside="fashion_mnist")
+               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., decay="rate", flips="sentence", outside="fashion_mnist", inputs="whitened")
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 
@@ -534,8 +549,8 @@ def test_every_loss_of_every_table_works_with_the_usual_numbers():
     z, y, T = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0]), experiments.noise.symmetric(4, .3)
     for name in {name for grid in TABLES.values() for _, names in grid.variants for name in names}:
         made = protocols.method(name, dict(prune_start=1, prune_every=1))
-        given = made.given(T[None]) if made.given else {}
-        assert made.loss(z[None], y[None], reduction="none", **given).isfinite().all(), name
+        given, layer = made.given(T[None]) if made.given else {}, made.layer(4).eval() if made.layer else torch.nn.Identity()
+        assert made.loss(layer(z)[None], y[None], reduction="none", **given).isfinite().all(), name
 
 def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
     block = next(b for b in every_block if (b.table, b.decay, b.scale) == ("ablation", "rate", "paper"))

@@ -1,5 +1,6 @@
 """The published tables against numbers taken from the paper's text by another way than the one that made the CSV files."""
 import numpy as np
+import pandas as pd
 import pytest
 
 from noisy_course.plots import LABELS, LOOKS
@@ -93,3 +94,21 @@ def test_sums_of_the_third_papers_columns():
     sums = table[table.dataset == "mnist"].groupby(["noise", "rate"], sort=False)["mean"].sum().round(2).tolist()
     assert sums == [694.04, 658.32, 588.29, 479.04, 260.51, 672.56, 645.50, 610.95]
     assert published("wang2019", "table3").set_index("method")["mean"].to_dict()["symmetric_cross_entropy"] == 71.02 and len(published("wang2019", "table2")) == 6
+
+# Row sums of Jindal et al.'s Table 1 over its 17 columns, in the order of the page, added up by field position with awk.
+CIFAR = dict(zip(["cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft", "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout"], [620.27, 586.21, 567.96, 605.76, 590.87, 689.17, 552.41, 515.45, 510.82]))
+DIGITS = dict(zip([m for m in CIFAR if m != "forward_qc"], [297.37, 207.6, 96.22, 99.57, 102.52, 81.22, 70.73, 74.25]))
+
+def test_sums_of_the_fourth_papers_rows():
+    parts = [published("jindal2019", table) for table in ("table1", "table1b", "table1c")]
+    assert [len(part) for part in parts] == [102, 102, 85] and not any(part.duplicated(CELL).any() for part in parts)
+    every = pd.concat(parts)
+    errors = (100 - every["mean"]).groupby([every.dataset, every.method]).sum().round(2)
+    assert errors["cifar10"].to_dict() == CIFAR and errors["mnist"].to_dict() == DIGITS and set(every.metric) == {"accuracy_last"}
+
+def test_the_fourth_papers_other_tables():
+    tables = {name: published("jindal2019", name) for name in ("table2", "table3", "table4", "table5")}
+    assert {name: len(table) for name, table in tables.items()} == dict(table2=84, table3=12, table4=10, table5=51) and not any(t.duplicated(CELL).any() for t in tables.values())
+    assert tables["table3"].query("method == 'nnaqc_dropout' and rate == .5")["mean"].item() == pytest.approx(58.2) and set(tables["table3"].metric) == {"accuracy_top5"}
+    assert tables["table4"].query("method == 'nnaqc' and noise == 'real'")["mean"].item() == pytest.approx(72.27)
+    assert tables["table5"].query("dataset == 'cifar100'").groupby("method").size().tolist() == [5, 5, 5]
