@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLOTHES', 'LISTS', 'IMAGENET_COLOURS', 'LOADERS', 'ImageFiles', 'read_keys', 'read_labels', 'both_labels',
-           'read_clothing1m', 'clothing1m', 'imagenet_weights', 'fine_tuned']
+           'counted_noise', 'clean_noise', 'read_clothing1m', 'clothing1m', 'imagenet', 'imagenet_weights',
+           'fine_tuned', 'frozen_alexnet']
 
 # %% ../nbs/06_image_files.ipynb #9b82079b
 import os
@@ -18,11 +19,12 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Generator, Tensor, nn
 from torchvision import models
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from . import data, noise
 from .basics import expect
-from .models import initialise
+from .models import Dropout, initialise
 
 # %% ../nbs/06_image_files.ipynb #a71a1729
 class ImageFiles:
@@ -33,10 +35,12 @@ class ImageFiles:
         files: Sequence, # N paths
         resized: int = 256, # pixels a side that every picture is brought to
         side: int = 224, # pixels a side of the piece cut from its centre
+        squash: bool = True, # into a square; else the shorter side is brought to `resized`
         device: str | torch.device = "cpu", # where the pixels go
     ):
         expect(0 < side <= resized, "side", f"1 to {resized} pixels", side)
-        self.files, self.resized, self.side, self.device = list(files), resized, side, torch.device(device)
+        self.files, self.device, self.look = list(files), torch.device(device), (resized, side, squash)
+        self.resized, self.side, self.squash = self.look
 
     def __len__(self): return len(self.files)
 
@@ -55,11 +59,14 @@ def read(self: ImageFiles,
     file: str | Path, # a picture
 ) -> Tensor: # (3, side, side) uint8
     "A picture, resized, its centre cut out."
-    edge = (self.resized - self.side) // 2
     try:
-        with Image.open(file) as picture: whole = picture.convert("RGB").resize((self.resized, self.resized), Image.Resampling.BILINEAR)
+        with Image.open(file) as picture: whole = picture.convert("RGB")
     except OSError as error: raise ValueError(f"{file}: expected a picture, got a file that cannot be read ({error})") from error
-    return torch.from_numpy(np.array(whole)[edge:edge + self.side, edge:edge + self.side]).permute(2, 0, 1)
+    shrink = self.resized / min(whole.size)
+    size = [self.resized if self.squash else round(shrink * n) for n in whole.size]
+    left, top = ((n - self.side) // 2 for n in size)
+    pixels = np.array(whole.resize(size, Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels[top:top + self.side, left:left + self.side]).permute(2, 0, 1)
 
 # %% ../nbs/06_image_files.ipynb #16d2ad12
 @patch
@@ -83,18 +90,18 @@ def split(self: ImageFiles,
 @patch
 def __getitem__(self: ImageFiles, rows): # a slice, or row numbers
     chosen = self.files[rows] if isinstance(rows, slice) else [self.files[i] for i in rows.tolist()]
-    return ImageFiles(chosen, self.resized, self.side, self.device)
+    return ImageFiles(chosen, *self.look, self.device)
 
 @patch
 def to(self: ImageFiles,
     device: str | torch.device, # e.g. "cuda"
 ) -> ImageFiles:
     "The same files, whose pixels go to a device."
-    return ImageFiles(self.files, self.resized, self.side, device)
+    return ImageFiles(self.files, *self.look, device)
 
 # %% ../nbs/06_image_files.ipynb #24b30081
 CLOTHES = ("T-shirt", "shirt", "knitwear", "chiffon", "sweater", "hoodie", "windbreaker", "jacket", "down coat", "suit", "shawl", "dress", "vest", "underwear")
-LISTS = ("noisy_train_key_list.txt", "clean_test_key_list.txt", "noisy_label_kv.txt", "clean_label_kv.txt")
+LISTS = ("noisy_train_key_list.txt", "clean_test_key_list.txt", "noisy_label_kv.txt", "clean_label_kv.txt", "clean_train_key_list.txt")
 
 def read_keys(
     file: str | Path, # one picture a line
@@ -120,6 +127,18 @@ def both_labels(
     expect(len(keys) > 0, "clean", "labels of some pictures that have noisy ones too", "none")
     return torch.tensor([clean[k] for k in keys]), torch.tensor([noisy[k] for k in keys])
 
+# %% ../nbs/06_image_files.ipynb #f13a50b7
+def counted_noise(
+    true: Tensor, # labels by people, (n,)
+    given: Tensor, # labels from the text, (n,)
+) -> dict: # T and wrong, for `Dataset.extra`
+    "The noise of the pictures that have two labels."
+    return dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
+
+def clean_noise() -> dict: # T and wrong, for `Dataset.extra`
+    "No noise."
+    return dict(T=torch.eye(len(CLOTHES), dtype=torch.float64), wrong=torch.tensor(0., dtype=torch.float64))
+
 # %% ../nbs/06_image_files.ipynb #42cc47cd
 IMAGENET_COLOURS = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([.485, .456, .406], [.229, .224, .225])])
 
@@ -127,37 +146,58 @@ def read_clothing1m(
     folder: str | Path, # with the lists and the folder `images`
     resized: int = 256, # pixels a side that every picture is brought to
     side: int = 224, # pixels a side of the piece cut from its centre
-) -> data.Dataset: # `train_y` are the noisy labels; `extra` has `T`, and `wrong`, the share of wrong labels, from pictures with both
+    part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both"
+) -> data.Dataset: # `train_y` are the given labels; `extra` has `T`, and `wrong`, the share of wrong labels
     "Clothing1M from its published layout."
-    folder = Path(folder)
-    train, test, noisy, clean = (read(folder / name) for read, name in zip((read_keys, read_keys, read_labels, read_labels), LISTS))
-    true, given = both_labels(noisy, clean, test)
-    pictures = [ImageFiles([folder / key for key in keys], resized, side) for keys in (train, test)]
-    labels = [torch.tensor([of[key] for key in keys]) for keys, of in ((train, noisy), (test, clean))]
-    extra = dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
-    return data.Dataset("clothing1m", pictures[0], labels[0], pictures[1], labels[1], CLOTHES, IMAGENET_COLOURS, extra)
+    expect(part in ("noisy", "clean", "both"), "part", "'noisy', 'clean' or 'both'", repr(part))
+    readers, folder = (read_keys, read_keys, read_labels, read_labels, read_keys), Path(folder)
+    million, test, noisy, clean, checked = (read(folder / name) for read, name in zip(readers, LISTS))
+    train = [(k, noisy[k]) for k in million if part != "clean"] + [(k, clean[k]) for k in checked if part != "noisy"]
+    sides = [(ImageFiles([folder / k for k, _ in side_], resized, side), torch.tensor([y for _, y in side_])) for side_ in (train, [(k, clean[k]) for k in test])]
+    extra = clean_noise() if part == "clean" else counted_noise(*both_labels(noisy, clean, test))
+    return data.Dataset("clothing1m", *sides[0], *sides[1], CLOTHES, IMAGENET_COLOURS, extra)
 
 # %% ../nbs/06_image_files.ipynb #1a746c0e
+def _found(folder, names, files):
+    places = [root / name for root in data.roots(folder) for name in (*names, ".")]
+    return next((place for place in places if all((place / file).exists() for file in files)), None)
+
+_PUT = "Put {} into a folder {} below one that you name as `data` in settings.ini."
+
 def clothing1m(
     folder: str | Path | None = None, # searched first
+    part: str = "noisy", # what to train on: "noisy", "clean" or "both"
 ) -> data.Dataset:
     "Clothing1M, from the first place that has it."
-    places = [root / name for root in data.roots(folder) for name in ("clothing1m", "Clothing1M", ".")]
-    found = next((place for place in places if all((place / name).exists() for name in LISTS)), None)
-    if found: return read_clothing1m(found)
-    raise FileNotFoundError(f"clothing1m is not here. Its authors give it on request. Put {', '.join(LISTS)} and the folder images into a folder clothing1m "
-                            f"below one that you name as `data` in settings.ini.")
+    found = _found(folder, ("clothing1m", "Clothing1M"), LISTS)
+    if found: return read_clothing1m(found, part=part)
+    raise FileNotFoundError("clothing1m is not here. Its authors give it on request. " + _PUT.format(", ".join(LISTS) + " and the folder images", "clothing1m"))
 
-LOADERS = dict(clothing1m=clothing1m)
+# %% ../nbs/06_image_files.ipynb #96cb6ae1
+def imagenet(
+    folder: str | Path | None = None, # searched first
+    resized: int = 256, # pixels that the shorter side is brought to
+    side: int = 224, # pixels a side of the piece cut from its centre
+) -> data.Dataset: # the validation pictures as test set
+    "ImageNet, or any pictures in that layout, from the first place that has them."
+    found = _found(folder, ("imagenet", "ImageNet"), ("train", "val"))
+    if found is None: raise FileNotFoundError("imagenet is not here. " + _PUT.format("the folders train and val, a folder a class in each,", "imagenet"))
+    train, val = (ImageFolder(found / part) for part in ("train", "val"))
+    expect(train.classes == val.classes, "val", f"the {len(train.classes)} classes of train", f"{len(val.classes)}, or others")
+    sides = [(ImageFiles([file for file, _ in part.samples], resized, side, squash=False), torch.tensor(part.targets)) for part in (train, val)]
+    return data.Dataset("imagenet", *sides[0], *sides[1], tuple(train.classes), IMAGENET_COLOURS)
+
+LOADERS = dict(clothing1m=clothing1m, imagenet=imagenet)
 
 # %% ../nbs/06_image_files.ipynb #518ab120
 def imagenet_weights(
     published: models.WeightsEnum = models.ResNet50_Weights.IMAGENET1K_V1, # which network's
     folder: str | Path | None = None, # searched first
+    others: Sequence = (), # other names of files that will do
 ) -> dict: # name → tensor
     "Weights of a torchvision network, from a local file or from torchvision."
     file = Path(published.url).name
-    local = [root / place / file for root in data.roots(folder) for place in ("pretrained", ".")]
+    local = [root / place / name for name in (file, *others) for root in data.roots(folder) for place in ("pretrained", ".")]
     found = next((path for path in local if path.exists()), None)
     if found: return torch.load(found, weights_only=True)
     try: return published.get_state_dict(progress=False, check_hash=True)
@@ -173,4 +213,16 @@ def fine_tuned(
     network = models.resnet50()
     network.load_state_dict(weights)
     network.fc = initialise(nn.Linear(network.fc.in_features, n_classes), generator)
+    return network
+
+def frozen_alexnet(
+    n_classes: int, # C
+    weights: dict, # of an AlexNet, or of its convolutions alone
+    generator: Generator, # draws the rest
+) -> nn.Module: # images, (batch, 3, height, width) → logits, (batch, C)
+    "AlexNet whose first four convolutions are given and not trained (Jindal et al., §4.2)."
+    network = initialise(models.alexnet(num_classes=n_classes), generator)
+    network.classifier[0], network.classifier[3] = Dropout(.5, 9216), Dropout(.5, 4096)
+    first = network.features[:10].requires_grad_(False)
+    first.load_state_dict({n: weights[f"features.{n}"] for n in first.state_dict()})
     return network

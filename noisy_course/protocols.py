@@ -8,9 +8,9 @@ __all__ = ['SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAGRAD', 'RESI
            'STAND_IN', 'PRUNED', 'FASHION', 'CIFAR10', 'CIFAR100', 'FIVE', 'OPEN', 'PLAIN', 'ADAM', 'ADAM_STAND_IN',
            'WATCHED', 'CLEAN', 'NOISY', 'QS', 'UNIFORM', 'SEVEN', 'WANG_NOISE', 'WORST', 'WANG', 'DIGITS', 'PHOTOS',
            'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'CLOTHES', 'NINE',
-           'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'milestones', 'sgd', 'crop_and_flip',
-           'shift_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class',
-           'as_in_the_code']
+           'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'OBJECTS', 'SHOPS', 'milestones', 'sgd',
+           'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl',
+           'forward_qc', 'by_class', 'as_in_the_code', 'top5']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
@@ -289,3 +289,18 @@ HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1), Part("cifar100", "r
 TABLES["jindal2019", "table2"] = Grid(HUNDRED, (({}, tuple(m for m in NINE if m not in ("forward", "forward_qc"))),))
 TABLES["jindal2019", "table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["jindal2019", "table1"].parts), replace(HUNDRED[0], noises=SIX_RATES[:-1])),
     (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))
+
+# %% ../nbs/15_protocols.ipynb #e47a1bb8
+def top5(
+    moment: Moment, # after the last epoch
+) -> dict: # accuracy_top5, percent
+    "How often the right class is among the five most probable."
+    best = moment.probabilities("last", moment.dataset.test_x).topk(5).indices
+    return dict(accuracy_top5=100 * (best == moment.dataset.test_y[:, None]).any(1).double().mean().item())
+
+OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1, recipe=Recipe(
+    epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), company=1, valid_fraction=.01, final=top5))
+TABLES["jindal2019", "table3"] = Grid((OBJECTS,), (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
+
+SHOPS = replace(CLOTHES, noises=(("clean_50k", 0.), ("real", .385), ("real_and_clean_50k", .385)), usual={})
+TABLES["jindal2019", "table4"] = Grid((SHOPS,), (({}, ("cross_entropy", "forward_estimated", "nnaqc")),))

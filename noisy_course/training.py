@@ -105,8 +105,10 @@ class Stack:
     ):
         self.module, self.alone = modules[0], alone
         parameters, self.buffers = stack_module_state(modules)
-        self.dense = {f"{name}.weight".lstrip(".") for name, m in self.module.named_modules() if isinstance(m, nn.Linear)}
-        self.parameters = {n: self.turned(n, p.detach()).contiguous().requires_grad_() for n, p in parameters.items()}
+        learnt = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        self.buffers |= {n: p.detach() for n, p in parameters.items() if n not in learnt}
+        self.dense = {f"{name}.weight".lstrip(".") for name, m in self.module.named_modules() if isinstance(m, nn.Linear)} & learnt
+        self.parameters = {n: self.turned(n, p.detach()).contiguous().requires_grad_() for n, p in parameters.items() if n in learnt}
 
     def turned(self,
         name: str, # of a parameter

@@ -74,6 +74,7 @@ def shop(folder, n=56, n_test=14):
     for name, part in zip(LISTS, (keys[:n], keys[n:])): write(name, part)
     write(LISTS[2], [f"{key} {(i % 14 + (i % 4 == 0)) % 14}" for i, key in enumerate(keys)])
     write(LISTS[3], [f"{key} {i % 14}" for i, key in enumerate(keys) if i % 2 == 0 or i >= n])
+    write(LISTS[4], keys[:n:2])
     return folder
 
 def test_clothing1m_in_its_layout(tmp_path):
@@ -116,8 +117,8 @@ def test_only_the_last_layer_is_new(weights):
 
 def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
     shop(tmp_path)
-    monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda: read_clothing1m(tmp_path, 36, 32))
-    monkeypatch.setattr(experiments, "imagenet_weights", lambda: weights)
+    monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
+    monkeypatch.setitem(experiments.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
     block = next(iter(experiments.blocks(experiments.plan("wang2019", "table3", "smoke"))))
     assert (block.noise, block.rate, block.samples, len(block.methods)) == ("real", .385, 1000, 6)
     block = experiments.replace(block, samples=0, methods=("forward", "d2l"))
@@ -127,3 +128,50 @@ def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
     rows = experiments.result_rows(block, data, runs, experiments.train_block(block, data, runs))
     assert (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and rows[rows.metric == "realised_T[0,1]"].value.iloc[0] == data.extra["T"][0, 1].item()
+
+def test_three_training_sets_of_clothing1m(tmp_path):
+    noisy, clean, both = (read_clothing1m(shop(tmp_path), 36, 32, part) for part in ("noisy", "clean", "both"))
+    assert [len(d.train_x) for d in (noisy, clean, both)] == [56, 28, 84] and clean.train_y.tolist() == [i % 14 for i in range(0, 56, 2)]
+    assert torch.equal(clean.extra["T"], torch.eye(14).double()) and clean.extra["wrong"] == 0 and torch.equal(both.extra["T"], noisy.extra["T"])
+    assert both.train_x.files == noisy.train_x.files + clean.train_x.files
+    with pytest.raises(ValueError, match="part: expected 'noisy', 'clean' or 'both', got 'all'"): read_clothing1m(tmp_path, part="all")
+
+def test_a_picture_may_keep_its_shape(tmp_path):
+    files, pixels = pictures(tmp_path, 1, (30, 60))
+    assert torch.equal(ImageFiles(files, 30, 20, squash=False).index_select(0, torch.tensor([0])), pixels[..., 5:25, 20:40])
+
+def photographs(folder, n=30, classes=6):
+    for part, many in (("train", n), ("val", 2 * classes)):
+        for i in range(many):
+            place = folder / "imagenet" / part / f"n{i % classes:08d}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (260, 240), (40 * (i % classes), 100, 255 - 40 * (i % classes))).save(place / f"{i}.JPEG")
+    return folder
+
+def test_imagenet_in_its_layout(tmp_path):
+    with pytest.raises(FileNotFoundError, match="imagenet is not here.*settings.ini"): image_files.imagenet(tmp_path)
+    data = image_files.imagenet(photographs(tmp_path))
+    assert data.train_x.shape == (30, 3, 224, 224) and data.classes == tuple(f"n{c:08d}" for c in range(6)) and len(data.test_y) == 12
+    (tmp_path / "imagenet" / "val" / "n9").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "imagenet" / "val" / "n9" / "x.jpg")
+    with pytest.raises(ValueError, match="val: expected the 6 classes of train"): image_files.imagenet(tmp_path)
+
+def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
+    photographs(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {n: v for n, v in models.alexnet().state_dict().items() if n.startswith("features")}
+    monkeypatch.setitem(image_files.LOADERS, "imagenet", lambda: image_files.imagenet(tmp_path, 72, 64))
+    monkeypatch.setitem(experiments.PRETRAINED, "alexnet", (lambda: weights, image_files.frozen_alexnet))
+    monkeypatch.setattr(experiments.noise, "sparse", lambda C, rate, n, g: realised(torch.arange(C), torch.arange(C), C))
+    recipe = experiments.block_recipe
+    monkeypatch.setattr(experiments, "block_recipe", lambda block: experiments.replace(recipe(block), valid_fraction=.2))
+    block = next(b for b in experiments.blocks(experiments.plan("jindal2019", "table3", "smoke")) if b.rate == .5)
+    block = experiments.replace(block, samples=0, methods=("cross_entropy", "nnaqc_dropout"))
+    data = experiments.block_data(block)
+    trained = experiments.train_block(block, data, experiments.block_runs(block, data))
+    rows = experiments.result_rows(block, data, experiments.block_runs(block, data), trained)
+    assert rows[rows.metric == "accuracy_top5"].value.between(0, 100).sum() == 2
+    state = trained.module(0, "last").state_dict()
+    same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}
+    assert same == {n for n in weights if int(n.split(".")[1]) < 10}
