@@ -7,7 +7,7 @@ __all__ = ['SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAGRAD', 'RESI
            'IMDB_NOISE', 'PATRINI', 'TEN', 'CORRECTIONS', 'BACKWARD', 'ESTIMATED', 'TABLES', 'SIX', 'RATES', 'ZHANG',
            'STAND_IN', 'PRUNED', 'FASHION', 'CIFAR10', 'CIFAR100', 'FIVE', 'OPEN', 'PLAIN', 'ADAM', 'ADAM_STAND_IN',
            'WATCHED', 'CLEAN', 'NOISY', 'QS', 'UNIFORM', 'SEVEN', 'WANG_NOISE', 'WORST', 'WANG', 'DIGITS', 'PHOTOS',
-           'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'CLOTHES', 'NINE',
+           'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'LONGER', 'CLOTHES', 'NINE',
            'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'OBJECTS', 'SHOPS', 'milestones', 'sgd',
            'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl',
            'forward_qc', 'by_class', 'as_in_the_code', 'top5']
@@ -261,7 +261,9 @@ def as_in_the_code(
     "No weight decay; a learning rate that falls a little with every step instead."
     return replace(recipe, optimizer=partial(sgd, lr=.1, weight_decay=0.), schedule=lambda epoch: recipe.schedule(epoch) / (1 + 1e-4 * steps * epoch))
 
-TABLES["wang2019", "ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),), ((dict(decay="rate"), SEVEN),))
+LONGER = ("cross_entropy", "d2l", "generalized_cross_entropy", "symmetric_cross_entropy")
+TABLES["wang2019", "ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),),
+    ((dict(decay="rate"), SEVEN), (dict(epochs=50), LONGER), (dict(epochs=50, decay="rate"), LONGER)))
 
 CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1, recipe=Recipe(
     epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", company=1, valid_fraction=.01))
