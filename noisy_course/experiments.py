@@ -25,6 +25,7 @@ from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
+# %% ../nbs/20_experiments.ipynb #10b48ccb
 import pandas as pd
 import papermill
 import torch
@@ -186,6 +187,7 @@ def block_network(
     if name == "cnn4": own |= dict(size=shape[-1])
     return lambda g: initialise(MODELS[name](dataset.n_classes, **own), g)
 
+# %% ../nbs/20_experiments.ipynb #e4f4189c
 def block_recipe(
     block: Block, # to train
 ) -> Recipe:
@@ -240,6 +242,7 @@ def result_rows(
     rows = pd.concat(tables, ignore_index=True).assign(**shared, block=block.name, **provenance(device))
     return rows.astype({"epoch": "Int64", "seed": "int64"})
 
+# %% ../nbs/20_experiments.ipynb #dcb484c4
 def _run_rows(dataset, run, trained, i, curves, reported):
     wide = curves.pivot(index="epoch", columns="metric", values="value")
     epochs = {"accuracy": wide.valid_loss.fillna(torch.inf).idxmin(), "accuracy_last": wide.index[-1], "accuracy_best_valid_accuracy": wide.valid_accuracy.idxmax()}

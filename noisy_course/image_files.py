@@ -204,6 +204,7 @@ def imagenet_weights(
     except OSError as error: raise FileNotFoundError(f"{file} is not here and cannot be fetched ({error}). Put it into a folder pretrained below "
                                                      f"one that you name as `data` in settings.ini.") from error
 
+# %% ../nbs/06_image_files.ipynb #d060bc62
 def fine_tuned(
     n_classes: int, # C
     weights: dict, # of a ResNet-50
@@ -215,6 +216,7 @@ def fine_tuned(
     network.fc = initialise(nn.Linear(network.fc.in_features, n_classes), generator)
     return network
 
+# %% ../nbs/06_image_files.ipynb #ce10e4b2
 def frozen_alexnet(
     n_classes: int, # C
     weights: dict, # of an AlexNet, or of its convolutions alone

@@ -24,14 +24,16 @@ class LinearNoiseLayer(nn.Module):
     def __init__(self,
         n_classes: int, # C
         start: float = .9, # probability of a right label that the layer begins with, in (0, 1)
+        speed: float = 1., # how much faster than other weights it learns, with an optimizer like Adam
     ):
         super().__init__()
         expect(0 < start < 1, "start", "a number in (0, 1)", start)
-        self.W = nn.Parameter(math.log(start * (n_classes - 1) / (1 - start)) * torch.eye(n_classes))
+        self.speed = speed
+        self.W = nn.Parameter(math.log(start * (n_classes - 1) / (1 - start)) / speed * torch.eye(n_classes))
 
     def transition(self) -> Tensor: # T, (C, C)
         "The noise matrix as it is now."
-        return self.W.softmax(-1)
+        return (self.speed * self.W).softmax(-1)
 
     def forward(self,
         logits: Tensor, # of the true class, (..., C)
@@ -45,10 +47,11 @@ class TracePenalised(nn.Module):
     def __init__(self,
         n_classes: int, # C
         trace: float = .1, # λ, weight of the trace, at least 0
+        **options, # of `LinearNoiseLayer`
     ):
         super().__init__()
         expect(trace >= 0, "trace", "a number of at least 0", trace)
-        self.layer, self.trace = LinearNoiseLayer(n_classes), trace
+        self.layer, self.trace = LinearNoiseLayer(n_classes, **options), trace
 
     def forward(self,
         logits: Tensor, # of the true class, (..., C)
@@ -181,12 +184,12 @@ def nnaqc_of_both(
     return nnaqc(*both.unbind(-2), target, **options)
 
 # %% ../nbs/13_nnaqc.ipynb #4aeff936
-_beside = dict(keep_layer=False)
+_dropped = dict(keep_layer=False)
 METHODS = {m.name: m for m in [
-    Method("linear_noise_layer", negative_log_likelihood, layer=TracePenalised, **_beside),
-    Method("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer, **_beside),
-    Method("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer, **_beside),
-    Method("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations"), **_beside),
+    Method("linear_noise_layer", negative_log_likelihood, layer=TracePenalised, **_dropped),
+    Method("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer, **_dropped),
+    Method("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer, **_dropped),
+    Method("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations"), **_dropped),
     Method("quasi_clustering", quasi_clustering),
-    Method("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer), **_beside),
-    Method("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer), **_beside)]}
+    Method("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer), **_dropped),
+    Method("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer), **_dropped)]}

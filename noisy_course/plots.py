@@ -229,18 +229,19 @@ def matrices(
     classes: Sequence[str] | None = None, # C names; the numbers 0..C-1 if none
     x_label: str = "noisy class", # what the columns are
     y_label: str = "true class", # what the rows are
+    signed: bool = False, # entries in [-1, 1], in two colours
 ) -> go.Figure: # heat maps
     "Matrices of probabilities side by side, the numbers in the cells."
     expect(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one a matrix", len(titles))
     fig = make_subplots(1, len(Ts), subplot_titles=titles, horizontal_spacing=.16 / len(Ts))
     for i, T in enumerate(Ts): fig.add_trace(_heat(T, classes), 1, i + 1)
-    return _finish(_matrix_axes(fig, x_label, y_label), title, width=140 + 430 * len(Ts), height=510)
+    return _finish(_matrix_axes(fig, x_label, y_label, signed), title, width=140 + 430 * len(Ts), height=510)
 
-def _matrix_axes(fig, x_label, y_label):
+def _matrix_axes(fig, x_label, y_label, signed=False):
     fig.update_xaxes(type="category", title_text=x_label, showline=False, ticks="")
     fig.update_yaxes(type="category", autorange="reversed", showline=False, ticks="").update_yaxes(title_text=y_label, col=1)
-    bar = dict(title="probability", thickness=12)
-    return fig.update_layout(coloraxis=dict(colorscale="Blues", cmin=0, cmax=1, colorbar=bar))
+    bar = dict(title="share of the largest" if signed else "probability", thickness=12)
+    return fig.update_layout(coloraxis=dict(colorscale="RdBu" if signed else "Blues", cmin=-1 if signed else 0, cmax=1, colorbar=bar))
 
 # %% ../nbs/00_plots.ipynb #4e125305
 def matrix(

@@ -139,6 +139,7 @@ def forward_sl(
     "Forward correction plus β times reverse cross entropy (Wang et al., §5.2)."
     return loss_correction.forward_cross_entropy(logits, target, T, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
 
+# %% ../nbs/15_protocols.ipynb #c3d05970
 def forward_qc(
     logits: Tensor, # (..., B, C)
     target: Tensor, # labels, (..., B)
@@ -151,6 +152,7 @@ def forward_qc(
     corrected, clustered = loss_correction.forward_cross_entropy(logits, target, T, reduction), nnaqc.quasi_clustering(logits, target, beta, reduction)
     return alpha * corrected + (1 - alpha) * clustered
 
+# %% ../nbs/15_protocols.ipynb #cfd1f04d
 METHODS |= {loss.__name__: replace(METHODS["forward"], name=loss.__name__, loss=loss) for loss in (forward_sl, forward_qc)}
 
 # %% ../nbs/15_protocols.ipynb #8ddfc59b
