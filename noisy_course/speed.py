@@ -28,7 +28,7 @@ from . import data, noise
 from .basics import expect, whole_file
 from .experiments import provenance
 from .models import MLP, initialise
-from .protocols import METHODS, SIX, TEN
+from .protocols import METHODS, SEVEN, SIX, TEN
 from .training import Company, Recipe, Run, generator
 
 # %% ../nbs/23_speed.ipynb #8c6a5016
@@ -56,7 +56,7 @@ def _time(batches, step, n):
     return time.perf_counter() - start
 
 # %% ../nbs/23_speed.ipynb #203adb2e
-LOSSES = {"patrini2017": TEN, "zhang2018": SIX}
+LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN}
 
 def company(
     dataset: data.Dataset, # to train on
@@ -165,7 +165,8 @@ def main(
     for name, default in (("runs", 20), ("compiled", 0)): parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.worker: return _answer(given)
-    settings = [dict(), dict(n_runs=40), dict(precision="bf16"), dict(paper="zhang2018"), dict(paper="zhang2018", precision="bf16")]
+    others = [dict(paper=paper, precision=precision) for paper in list(LOSSES)[1:] for precision in ("fp32", "bf16")]
+    settings = [dict(), dict(n_runs=40), dict(precision="bf16"), *others]
     if given.compile: settings += [dict(compiled=True), dict(precision="bf16", compiled=True)]
     medians = write_bench(pd.concat([bench(given.rounds, **setting) for setting in settings]), given.file)
     print(medians.to_string(index=False))
