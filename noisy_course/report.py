@@ -334,12 +334,13 @@ def _at_end(rows): return rows[rows.epoch == rows.epoch.max()].groupby(["who", "
 
 def _sure_page(results, paper, table, sides):
     counted = {title: rows for _, title, _, rows in _by_class(results, paper, "figure1", r"(predicted|correct)_\d+$")}
-    for said, title, note, rows in _by_class(results, paper, "figure1", r"sure_\d+$"):
-        sure, right = _at_end(rows), _at_end(counted[title])
-        right = right.assign(what=right.metric.str.extract("^([a-z]+)", expand=False))
+    known = [(said, title, note, _at_end(rows)) for said, title, note, rows in _by_class(results, paper, "figure1", r"sure_\d+$")]
+    for said, title, note, sure in known:
+        right = _at_end(counted[title])
+        right = right.assign(what=right.metric.str.startswith("correct").map({True: "right", False: "put there"}))
         name = f"{said}: on rightly labelled training images the mean belief in the label is between {sure.value.min():.2f} and {sure.value.max():.2f}"
-        figures = [bars(sure, "who", "value", None, name, "class", "mean softmax of the label"),
-                   bars(right, "who", "value", "what", f"{said}: training images put into each class, and rightly so", "class", "images")]
+        figures = [bars(sure, "who", "value", None, name, "class", "mean softmax of the label").update_yaxes(range=[0, 1]),
+                   bars(right, "who", "value", "what", f"{said}: training images put into each class, and those that belong there", "class", "images")]
         yield _section(title, figures=[_figure(f, f"{note} Last epoch.") for f in figures])
 
 def _maps_page(results, paper, table, sides):

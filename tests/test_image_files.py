@@ -175,3 +175,12 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
     state = trained.module(0, "last").state_dict()
     same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}
     assert same == {n for n in weights if int(n.split(".")[1]) < 10}
+
+def test_weights_that_cannot_be_had_are_asked_for(tmp_path):
+    class Unreachable:
+        url = "https://example.invalid/net-1234.pth"
+        def get_state_dict(self, **_): raise OSError("no route to host")
+    with pytest.raises(FileNotFoundError, match="net-1234.pth is not here and cannot be fetched .no route to host.*pretrained.*settings.ini"): imagenet_weights(Unreachable(), tmp_path)
+    (tmp_path / "pretrained").mkdir()
+    torch.save(dict(a=torch.ones(1)), tmp_path / "pretrained" / "other.pth")
+    assert imagenet_weights(Unreachable(), tmp_path, ["other.pth"])["a"].item() == 1

@@ -109,3 +109,18 @@ def test_simplex_and_landscape():
     assert np.allclose(fig.data[-2].x, [0, 1, .5]) and fig.data[-1].name == "other" and np.isfinite(fig.data[0].z).all()
     with pytest.raises(ValueError, match="p: expected three classes"): plots.simplex(dict(a=np.eye(4)), "t")
     with pytest.raises(ValueError, match="z: expected shape"): plots.landscape([0, 1], [0, 1, 2], np.zeros((2, 3)), "t", "x", "y")
+
+
+def test_points_are_drawn_as_the_numbers_of_their_classes():
+    frame = pd.DataFrame(dict(x=[0., 1, 2], y=[0., 1, 0], c=[0, 11, 0]))
+    fig = plots.numbered_points(frame, "x", "y", "c", "t")
+    assert [(trace.texttemplate, trace.name, trace.mode) for trace in fig.data] == [("0", "0", "text"), ("11", "11", "text")]
+    assert list(fig.data[0].x) == [0, 2] and len({trace.textfont.color for trace in fig.data}) == 2
+    assert plots.numbered_points(frame[frame.c == 0], "x", "y", "c", "t", ["cat"]).data[0].name == "0 cat"
+    with pytest.raises(ValueError, match="frame: expected the columns"): plots.numbered_points(frame, "x", "z", "c", "t")
+
+
+def test_matrices_of_both_signs_have_white_at_zero():
+    axis = plots.matrices([np.eye(2), -np.eye(2)], ["a", "b"], "t", signed=True).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-1, 1)
+    assert (plots.matrices([np.eye(2)], ["a"], "t").layout.coloraxis.cmin) == 0
