@@ -61,7 +61,7 @@ LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_es
     forward_estimated="forward, T̂", bootstrap_soft="bootstrap, soft", bootstrap_hard="bootstrap, hard", savage="Savage",
     mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
     reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
-    linear_noise_layer="linear layer, trace", nonlinear_noise_layer="nonlinear layer",
+    linear_noise_layer="linear layer", nonlinear_noise_layer="nonlinear layer",
     dropout_noise_layer="dropout layer", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
 QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC",
               nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.")
