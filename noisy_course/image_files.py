@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CLOTHES', 'LISTS', 'IMAGENET_COLOURS', 'LOADERS', 'ImageFiles', 'read_keys', 'read_labels', 'both_labels',
-           'counted_noise', 'clean_noise', 'read_clothing1m', 'clothing1m', 'imagenet', 'imagenet_weights',
-           'fine_tuned', 'frozen_alexnet']
+           'counted_noise', 'read_clothing1m', 'clothing1m', 'imagenet', 'imagenet_weights', 'fine_tuned',
+           'frozen_alexnet']
 
 # %% ../nbs/06_image_files.ipynb #9b82079b
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +28,17 @@ from .basics import expect
 from .models import Dropout, initialise
 
 # %% ../nbs/06_image_files.ipynb #a71a1729
+@dataclass(frozen=True, eq=False)
 class ImageFiles:
     "Picture files that stand for a uint8 tensor (N, 3, side, side); a picture is read when it is asked for."
+    files: list # N paths
+    resized: int = 256 # pixels a side that every picture is brought to
+    side: int = 224 # pixels a side of the piece cut from its centre
+    squash: bool = True # into a square; else the shorter side is brought to `resized`
+    device: torch.device = torch.device("cpu") # where the pixels go
     ndim, dtype = 4, torch.uint8
 
-    def __init__(self,
-        files: Sequence, # N paths
-        resized: int = 256, # pixels a side that every picture is brought to
-        side: int = 224, # pixels a side of the piece cut from its centre
-        squash: bool = True, # into a square; else the shorter side is brought to `resized`
-        device: str | torch.device = "cpu", # where the pixels go
-    ):
-        expect(0 < side <= resized, "side", f"1 to {resized} pixels", side)
-        self.files, self.device, self.look = list(files), torch.device(device), (resized, side, squash)
-        self.resized, self.side, self.squash = self.look
+    def __post_init__(self): expect(0 < self.side <= self.resized, "side", f"1 to {self.resized} pixels", self.side)
 
     def __len__(self): return len(self.files)
 
@@ -89,15 +87,14 @@ def split(self: ImageFiles,
 # %% ../nbs/06_image_files.ipynb #7b74e160
 @patch
 def __getitem__(self: ImageFiles, rows): # a slice, or row numbers
-    chosen = self.files[rows] if isinstance(rows, slice) else [self.files[i] for i in rows.tolist()]
-    return ImageFiles(chosen, *self.look, self.device)
+    return replace(self, files=self.files[rows] if isinstance(rows, slice) else [self.files[i] for i in rows.tolist()])
 
 @patch
 def to(self: ImageFiles,
     device: str | torch.device, # e.g. "cuda"
 ) -> ImageFiles:
     "The same files, whose pixels go to a device."
-    return ImageFiles(self.files, *self.look, device)
+    return replace(self, device=torch.device(device))
 
 # %% ../nbs/06_image_files.ipynb #24b30081
 CLOTHES = ("T-shirt", "shirt", "knitwear", "chiffon", "sweater", "hoodie", "windbreaker", "jacket", "down coat", "suit", "shawl", "dress", "vest", "underwear")
@@ -135,10 +132,6 @@ def counted_noise(
     "The noise of the pictures that have two labels."
     return dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
 
-def clean_noise() -> dict: # T and wrong, for `Dataset.extra`
-    "No noise."
-    return dict(T=torch.eye(len(CLOTHES), dtype=torch.float64), wrong=torch.tensor(0., dtype=torch.float64))
-
 # %% ../nbs/06_image_files.ipynb #42cc47cd
 IMAGENET_COLOURS = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([.485, .456, .406], [.229, .224, .225])])
 
@@ -147,14 +140,14 @@ def read_clothing1m(
     resized: int = 256, # pixels a side that every picture is brought to
     side: int = 224, # pixels a side of the piece cut from its centre
     part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both"
-) -> data.Dataset: # `train_y` are the given labels; `extra` has `T`, and `wrong`, the share of wrong labels
+) -> data.Dataset: # `train_y` are the given labels; `extra` has `T` and the share `wrong`, of the noisy part if there is one
     "Clothing1M from its published layout."
     expect(part in ("noisy", "clean", "both"), "part", "'noisy', 'clean' or 'both'", repr(part))
     readers, folder = (read_keys, read_keys, read_labels, read_labels, read_keys), Path(folder)
     million, test, noisy, clean, checked = (read(folder / name) for read, name in zip(readers, LISTS))
     train = [(k, noisy[k]) for k in million if part != "clean"] + [(k, clean[k]) for k in checked if part != "noisy"]
     sides = [(ImageFiles([folder / k for k, _ in side_], resized, side), torch.tensor([y for _, y in side_])) for side_ in (train, [(k, clean[k]) for k in test])]
-    extra = clean_noise() if part == "clean" else counted_noise(*both_labels(noisy, clean, test))
+    extra = counted_noise(sides[0][1], sides[0][1]) if part == "clean" else counted_noise(*both_labels(noisy, clean, test))
     return data.Dataset("clothing1m", *sides[0], *sides[1], CLOTHES, IMAGENET_COLOURS, extra)
 
 # %% ../nbs/06_image_files.ipynb #1a746c0e

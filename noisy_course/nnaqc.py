@@ -184,12 +184,12 @@ def nnaqc_of_both(
     return nnaqc(*both.unbind(-2), target, **options)
 
 # %% ../nbs/13_nnaqc.ipynb #4aeff936
-_dropped = dict(keep_layer=False)
+_layered = partial(Method, keep_layer=False)
 METHODS = {m.name: m for m in [
-    Method("linear_noise_layer", negative_log_likelihood, layer=TracePenalised, **_dropped),
-    Method("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer, **_dropped),
-    Method("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer, **_dropped),
-    Method("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations"), **_dropped),
+    _layered("linear_noise_layer", negative_log_likelihood, layer=TracePenalised),
+    _layered("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer),
+    _layered("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer),
+    _layered("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations")),
     Method("quasi_clustering", quasi_clustering),
-    Method("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer), **_dropped),
-    Method("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer), **_dropped)]}
+    _layered("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer)),
+    _layered("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer))]}
