@@ -106,7 +106,7 @@ def pruned(
     k: float = .5, # threshold
 ) -> Method: # for the engine
     "The truncated L_q loss with Algorithm 1."
-    everything = lambda run: dict(weight=torch.ones(len(run.labels)))
+    everything = lambda run, C: dict(weight=torch.ones(len(run.labels)))
     return Method("truncated_gce", partial(weighted_gce, q=q, k=k), state=everything, between=partial(prune, start=start, every=every, k=k))
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #2b65e527

@@ -125,14 +125,16 @@ class ResidualBlock(nn.Module):
 def ResNet(
     depth: int, # layers with weights on the main path, 6n + 2
     n_classes: int, # C
+    width: int = 16, # channels of the first stage
+    early: bool = True, # whether the shortcut of the first block begins behind batch normalisation and ReLU
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
-    "Pre-activation residual network for small images: three stages of n blocks, 16, 32 and 64 channels wide."
+    "Pre-activation residual network for small images: three stages of n blocks, each twice as wide as the one before."
     expect(depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
-    more = (depth - 2) // 6 - 1
+    w, more = width, (depth - 2) // 6 - 1
     stage = lambda a, b, stride, activate=True: [ResidualBlock(a, b, stride, activate)] + [ResidualBlock(b, b) for _ in range(more)]
     return nn.Sequential(
-        _conv(3, 16), _activate(16), *stage(16, 16, 1, activate=False), *stage(16, 32, 2), *stage(32, 64, 2),
-        _activate(64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_classes))
+        _conv(3, w), _activate(w) if early else nn.Identity(), *stage(w, w, 1, activate=not early), *stage(w, 2 * w, 2), *stage(2 * w, 4 * w, 2),
+        _activate(4 * w), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, n_classes))
 
 # %% ../nbs/03_models.ipynb #3ada772e
 class AddChannel(nn.Module):
@@ -251,4 +253,5 @@ MODELS = {
     "lenet": lambda n_classes: LeNet(n_classes),
     "quick": lambda n_classes: QuickCNN(n_classes),
     "lc_cnn": lambda n_classes: SmallCNN(n_classes),
+    "preact32": lambda n_classes: ResNet(32, n_classes, width=32, early=False),
 }

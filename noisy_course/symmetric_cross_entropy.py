@@ -211,7 +211,7 @@ def d2l_method(
         lids = moment.memory["lids"].clone()
         lids[moment.epoch - 1] = dimensionality(moment)["lid"]
         return dict(lids=lids)
-    return Method("d2l", d2l, memory=lambda run: dict(lids=torch.full((epochs,), torch.nan)), between=measure)
+    return Method("d2l", d2l, memory=lambda run, C: dict(lids=torch.full((epochs,), torch.nan)), between=measure)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #78630cd0
 class ReverseCrossEntropyLoss(LossModule):

@@ -19,13 +19,13 @@ def random_bytes(*shape, seed=0): return torch.randint(256, shape, generator=see
 def masks_of(model, *lead): return {f"{n}.mask".lstrip("."): random_bytes(*lead, *m.shape, seed=i) for i, (n, m) in enumerate(model.named_modules()) if isinstance(m, Dropout)}
 
 
-CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10, cnn8=10, cnn4=10, lenet=10, quick=10, lc_cnn=100)
-COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282, cnn8=1_639_794, cnn4=422_090, lenet=431_080, quick=145_578, lc_cnn=2_308_388)
+CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10, cnn8=10, cnn4=10, lenet=10, quick=10, lc_cnn=100, preact32=10)
+COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282, cnn8=1_639_794, cnn4=422_090, lenet=431_080, quick=145_578, lc_cnn=2_308_388, preact32=1_860_138)
 
 
 def batch(name, n=2):
     if name in ("mlp", "cnn4", "lenet"): return torch.rand(n, 1, 28, 28, generator=seeded())
-    if name.startswith(("resnet", "cnn", "quick", "lc")): return torch.rand(n, 3, 32, 32, generator=seeded())
+    if name.startswith(("resnet", "cnn", "quick", "lc", "preact")): return torch.rand(n, 3, 32, 32, generator=seeded())
     return torch.randint(5000, (n, 400), generator=seeded())
 
 

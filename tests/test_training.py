@@ -77,7 +77,7 @@ def trust(moment):
     own = p.gather(1, moment.run.labels[:, None]).squeeze(1)
     return dict(weight=(own >= own.quantile(.3)).float() * .5 + .5 * moment.state["weight"])
 
-SMALL_LOSS = Method("small_loss", weighted, state=lambda run: dict(weight=torch.ones(len(run.labels))), between=trust)
+SMALL_LOSS = Method("small_loss", weighted, state=lambda run, C: dict(weight=torch.ones(len(run.labels))), between=trust)
 SCALED = Method("scaled", cross_entropy, layer=lambda C: nn.BatchNorm1d(C, momentum=.3), keep_layer=False)
 EVERY = [*METHODS.values(), SMALL_LOSS, SCALED]
 
