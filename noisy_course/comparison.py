@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'SETTING', 'CELL', 'LEAST_STD', 'KNOWS_T', 'GENIES', 'RUN', 'PROVENANCE', 'OPTIONAL', 'COLUMNS', 'SCALES',
-           'DEFINED', 'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL', 'GCE', 'RULES', 'NAMES',
-           'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results', 'listed', 'span',
-           'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score', 'all_sides',
+           'DEFINED', 'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL', 'GCE', 'JOINT', 'RULES',
+           'NAMES', 'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results', 'listed',
+           'span', 'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score', 'all_sides',
            'identity', 'coverage', 'named', 'setting_title', 'block_title', 'stand_in', 'readable', 'told',
            'readme_table', 'number', 'terminal_table']
 
@@ -44,7 +44,7 @@ def published(
     expect((paper, table) in known, "table", "one of " + ", ".join(map(" ".join, known)), f"{paper} {table}")
     cells = pd.read_csv(ASSETS/"tables"/f"{paper}_{table}.csv", keep_default_na=False, na_values=[""])
     errors = cells.metric.str.startswith("error")
-    return cells.assign(mean=cells["mean"].where(~errors, (100 - cells["mean"]).round(2)), metric=cells.metric.str.replace("error", "accuracy"))
+    return cells.assign(grid=cells.table, table=table, mean=cells["mean"].where(~errors, (100 - cells["mean"]).round(2)), metric=cells.metric.str.replace("error", "accuracy"))
 
 # %% ../nbs/21_comparison.ipynb #8a6e63f7
 LEAST_STD = .05
@@ -82,7 +82,7 @@ def apart(
 
 # %% ../nbs/21_comparison.ipynb #fa9f0763
 KNOWS_T = ["backward", "forward"]
-GENIES = [*KNOWS_T, "forward_qc"]
+GENIES = [*KNOWS_T, "forward_qc", "cnn_crf"]
 
 def highlights(
     setting: pd.DataFrame, # one row a method: method, noise, and mean, std, n with the prefix of `who`
@@ -186,7 +186,7 @@ def side_by_side(
     theirs = published(paper, table)
     reported = theirs.metric.iloc[0]
     theirs = theirs.rename(columns={c: f"paper_{c}" for c in ("mean", "std", "n")})
-    ours = cell_means(results, reported, paper=paper, table=table, scale=scale, variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
+    ours = cell_means(results, reported, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
     mixed = ours[ours.samples.astype(str).str.contains(",")]
     expect(mixed.empty, "results", "one number of samples in a cell", mixed.samples.unique().tolist())
     both = theirs.merge(ours, how="left", on=CELL).assign(scale=scale)
@@ -254,6 +254,13 @@ FINDINGS["wang2019", "table1"] = [
     ("2", "high noise (0.6 and more): SL is ahead of GCE", lambda i: i.rate >= .6, lambda w: _lead(w, GCE, SL), (-100, 0)),
     ("3", "class-dependent: forward with the true T within 2 points of SL", lambda i: i.noise == "asymmetric", lambda w: _lead(w, SL, ["forward"]).abs(), (0, 2))]
 
+# %% ../nbs/21_comparison.ipynb #432faad1
+JOINT = ["joint_optimization"]
+FINDINGS["tanaka2018", "table1"] = [("1", "noisy labels: better than cross-entropy", lambda i: i.rate > 0, lambda w: _lead(w, ["cross_entropy"], JOINT), (-100, 0))]
+FINDINGS["tanaka2018", "table2"] = [
+    ("1", "better than cross-entropy and than forward with the true T", lambda i: i.rate > 0, lambda w: _lead(w, ["cross_entropy", "forward"], JOINT), (-100, 0)),
+    ("2", "half of the labels wrong: no more than 5 points ahead of forward", lambda i: i.rate == .5, lambda w: _lead(w, JOINT, ["forward"]), (-100, 5))]
+
 # %% ../nbs/21_comparison.ipynb #5e1cf84e
 def _verdict(value, low, high): return pd.Series(np.where(value.isna(), "not run", np.where(value.round(6).between(low, high), "yes", "no")), value.index)
 
@@ -304,7 +311,7 @@ def reasons(
 
 # %% ../nbs/21_comparison.ipynb #fe2e5390
 def _scales(results, paper, table):
-    found = set(pick(results, paper=paper, table=table, metric="accuracy").scale)
+    found = set(pick(results, paper=paper, table=published(paper, table).grid.iloc[0], metric="accuracy").scale)
     return [s for s in SCALES if s in found] + sorted(found - set(SCALES))
 
 def score(
@@ -340,13 +347,14 @@ def coverage(
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
     embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
     resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN", lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN", clothing1m="Clothing1M",
-    patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", jindal2019="Jindal et al. 2019", table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", none="no noise", open_set="open-set", accuracy="accuracy")
+    patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", jindal2019="Jindal et al. 2019", tanaka2018="Tanaka et al. 2018", preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", worse="people's worst labels, about",
+    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", none="no noise", open_set="open-set", accuracy="accuracy")
 
 def named(
     name: str, # of a data set, network, paper, table or kind of noise
 ) -> str:
     "The words for a name."
-    return NAMES.get(name) or re.sub(r"^(table|figure)(\d+)$", lambda m: f"{m[1].title()} {m[2]}", str(name))
+    return NAMES.get(name) or re.sub(r"^(table|figure)(\d+)((_[a-z]+)*)$", lambda m: f"{m[1].title()} {m[2]}" + m[3].replace("_", ", ", 1).replace("_", " "), str(name))
 
 def setting_title(
     noise: str, # kind
