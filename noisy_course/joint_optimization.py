@@ -120,14 +120,29 @@ def relabel(
     return dict(past=past, target=target)
 
 # %% ../nbs/14_joint_optimization.ipynb #49e8f70f
-def step_one_loss(logits, labels, reduction="mean", target=None, said=None, past=None, prior=None, **weights):
+def step_one_loss(
+    logits: Tensor, # (..., B, C)
+    labels: Tensor, # the given labels, (..., B)
+    reduction: str = "mean", # "mean", "sum" or "none"
+    target: Tensor | None = None, # the present labels, (..., B, C); none for held-out samples
+    prior: Tensor | None = None, # frequencies of the classes, (..., C); uniform if none
+    alpha: float = 1.2, # weight of the prior
+    beta: float = .8, # weight of the entropy
+    **remembered, # what else the engine remembers of the samples
+) -> Tensor: # the loss
     "Joint loss on the present labels; cross-entropy on held-out samples."
-    return cross_entropy(logits, labels, reduction) if target is None else joint_loss(logits, target, prior, reduction=reduction, **weights)
+    return cross_entropy(logits, labels, reduction) if target is None else joint_loss(logits, target, prior, alpha, beta, reduction)
 
-def step_two_loss(logits, labels, reduction="mean", target=None):
+def step_two_loss(
+    logits: Tensor, # (..., B, C)
+    labels: Tensor, # the given labels, (..., B)
+    reduction: str = "mean", # "mean", "sum" or "none"
+    target: Tensor | None = None, # the labels that were found, (..., B, C); none for held-out samples
+) -> Tensor: # the loss
     "Divergence from the labels that were found; cross-entropy on held-out samples."
     return classification_loss(logits, labels if target is None else target, reduction)
 
+# %% ../nbs/14_joint_optimization.ipynb #535b84e6
 def joint_labels(
     start: int = 70, # t₁, the first epoch after which labels are updated
     stop: int = 0, # t₂, after which they stay; 0 for never

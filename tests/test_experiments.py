@@ -127,7 +127,7 @@ def test_numbers_of_the_third_paper_reach_their_methods():
     smooth = np.full(3, .1 / 3) + np.array([.9, 0, 0])
     q = z.softmax(-1)[0].numpy()
     assert protocols.method("label_smoothing_sl", numbers).loss(z, y).item() == pytest.approx(-.3 * (smooth * np.log(q)).sum() - 2 * (q * np.log(smooth)).sum(), rel=1e-5)
-    assert protocols.method("d2l", numbers).memory(None)["lids"].shape == (7,)
+    assert protocols.method("d2l", numbers).memory(None, 10)["lids"].shape == (7,)
 
 def test_a_stand_in_is_named_and_keeps_the_schedule():
     block = blocks(plan("zhang2018", "table1", "laptop", dataset="fashion_mnist"))[0]
@@ -180,7 +180,8 @@ def test_names_are_stable(monkeypatch):
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
                dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
-               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., decay="rate", flips="sentence", outside="fashion_mnist", inputs="whitened")
+               q=.5, prune_start=1, prune_every=1, alpha=.2, beta=2., A=-6., decay="rate", flips="sentence", outside="fashion_mnist", inputs="whitened",
+               lr=.2, first_epochs=2, label_start=1, label_stop=2, top=5, prior="labels")
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 
