@@ -38,7 +38,7 @@ LOOKS |= dict(
     label_smoothing=("#777777", "dashdot", "hourglass"), d2l=("#44AA99", "longdash", "bowtie"),
     nnaqc=("#AA3377", "solid", "star-diamond"), nonlinear_noise_layer=("#CC6677", "dash", "star-diamond-open"),
     linear_noise_layer=("#997700", "dot", "square-cross"), dropout_noise_layer=("#BBAA44", "dashdot", "square-x"),
-    joint_soft=("#004488", "solid", "circle-open"), joint_hard=("#4477AA", "dash", "circle-cross"))
+    joint_optimization=("#004488", "solid", "circle-open"), joint_hard_optimization=("#4477AA", "dash", "circle-cross"))
 
 # %% ../nbs/00_plots.ipynb #2b7b5844
 ROLES = {name: look for names, look in (
@@ -62,9 +62,10 @@ LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_es
     mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
     reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
     linear_noise_layer="linear layer", nonlinear_noise_layer="nonlinear layer",
-    dropout_noise_layer="dropout layer", joint_soft="joint, soft labels", joint_hard="joint, hard labels")
+    dropout_noise_layer="dropout layer", joint_optimization="joint optimization", joint_hard_optimization="joint, hard labels")
 QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC",
-              nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.")
+              nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.",
+              joint_labels="joint, step one", cnn_crf="CNN-CRF", cross_entropy_quoted="cross-entropy, quoted", forward_quoted="forward T, quoted")
 
 def pretty(
     name: str, # an identifier, e.g. "train_loss"

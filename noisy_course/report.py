@@ -224,7 +224,9 @@ def _orders(both, scale):
 CONCLUSIONS = {
     ("patrini2017", "table2"): "Finding (b) says “low asymmetric noise (second column)”; the second column is the symmetric one, and is checked here. The limits are ours.",
     ("zhang2018", "table1"): "What §4.3 says of the table. The limits are ours.",
-    ("wang2019", "table1"): "What §5.2 says of the table: “SL improves on the baselines via a large margin for almost all noise rates and all datasets”, “Forward sometimes also delivers a relatively good performance”. The limits are ours."}
+    ("wang2019", "table1"): "What §5.2 says of the table: “SL improves on the baselines via a large margin for almost all noise rates and all datasets”, “Forward sometimes also delivers a relatively good performance”. The limits are ours.",
+    ("tanaka2018", "table1"): "§5.5: “Our method achieves overall better test accuracy and recovery accuracy on SN-CIFAR.”",
+    ("tanaka2018", "table2"): "§5.6: “Our method achieves significantly better test accuracy and recovery accuracy on AN-CIFAR. However, only when the noise rate is 50%, there is no significant improvement”. The paper prints no spread, so significance cannot be checked; the limit of 5 points is ours."}
 
 def _found(both, of, scale):
     found = findings(both)
@@ -235,7 +237,8 @@ def _found(both, of, scale):
 
 def _held(verdicts): return f"{(verdicts == 'yes').sum()} of {(verdicts != 'not run').sum()}"
 
-NOTES = dict(jindal2019="The paper prints errors in percent; here are accuracies, what is left to 100.")
+NOTES = dict(tanaka2018="“Best” is the epoch of the highest validation accuracy on clean labels, as it must have been in the paper; recovery is the accuracy of the labels found, or of the predictions on the training images. CNN-CRF is quoted.",
+    jindal2019="The paper prints errors in percent; here are accuracies, what is left to 100.")
 
 def _table_page(results, paper, table, sides):
     for scale, both in sides.items():
@@ -393,6 +396,7 @@ def _four_page(results, paper, table, sides):
         for scale, title, note, part in _at_scales(results, paper, grid):
             cells = part[part.metric.isin(FOUR)].groupby(["noise", "rate", "method", "metric"], sort=False).value.agg(["mean", "std"])
             words = pd.Series(map(_plus_minus, cells["mean"], cells["std"]), cells.index).unstack("metric")[list(FOUR)].rename(columns=FOUR).reset_index()
+            words = words.sort_values(["noise", "rate", "method"], key=lambda c: c.map({"none": "0"}).fillna(c) if c.name == "noise" else c)
             words = words.assign(setting=[setting_title(*s) for s in words[["noise", "rate"]].to_numpy()], method=words.method.map(pretty))
             yield _section(title, note, tables=[_table(words[["setting", "method", *FOUR.values()]], "Percent; ± one standard deviation. Recovery: of the labels found, or of the network's predictions on the training images.")])
 
@@ -436,7 +440,7 @@ def _tuning_page(results, paper, table, sides):
     last = ours.sort_values("epoch").groupby([*keys, "seed"]).value.last().groupby(keys).mean() if len(ours) else pd.Series(dtype=float)
     for (name, noise, rate), part in printed.groupby(["table", "noise", "rate"], sort=False):
         beside = [last.get(tuple(row)) for row in part[keys].itertuples(index=False)]
-        frame = part[["varied", "value", "valid_accuracy"]].rename(columns=dict(valid_accuracy="paper")).assign(ours=beside)
+        frame = part[["varied", "value", "valid_accuracy"]].rename(columns=dict(valid_accuracy="paper")).assign(ours=beside, value=part.value.map("{:g}".format))
         yield _section(f"{named(name)}: CIFAR-10, {setting_title(noise, rate)}", tables=[_table(frame.dropna(axis=1, how="all"), "Validation accuracy on clean labels, percent, one number changed at a time.")])
 
 # %% ../nbs/24_report.ipynb #478efa83

@@ -56,7 +56,7 @@ def _time(batches, step, n):
     return time.perf_counter() - start
 
 # %% ../nbs/23_speed.ipynb #203adb2e
-LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN, "jindal2019": NINE}
+LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN, "jindal2019": NINE, "tanaka2018": ("cross_entropy", "forward", "joint_labels")}
 
 def company(
     dataset: data.Dataset, # to train on

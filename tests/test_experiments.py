@@ -24,7 +24,8 @@ from noisy_course import experiments, protocols
 from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
 from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.comparison import published
+from noisy_course.comparison import ASSETS, published
+from noisy_course.data import Dataset
 
 TABLE2 = ("patrini2017", "table2")
 COLUMNS = {"paper", "table", "dataset", "model", "method", "noise", "rate", "samples", "seed", "scale", "block", "metric", "epoch", "value", "commit",
@@ -117,6 +118,75 @@ def test_the_third_papers_tables():
     rows = plan("wang2019", "table1", "paper", method="symmetric_cross_entropy").set_index(["dataset", "noise", "rate"])[["alpha", "beta", "A"]].sort_index()
     told = {key: tuple(rows.loc[key].iloc[0]) for key in (("mnist", "none", 0), ("cifar10", "asymmetric", .3), ("cifar10", "asymmetric", .4), ("cifar100", "symmetric", .8), ("cifar100", "asymmetric", .4))}
     assert list(told.values()) == [(.01, 1, -4), (.1, 1, -4), (.1, 5, -4), (6, .1, -4), (2, .1, -4)]
+
+def test_the_fifth_papers_tables():
+    cells = ["dataset", "model", "method", "noise", "rate"]
+    for table in ("table1", "table2", "table3"):
+        ours, theirs = (set(frame[cells].itertuples(index=False, name=None)) for frame in (plan("tanaka2018", table, "paper"), published("tanaka2018", table)))
+        assert ours <= theirs and {cell[2] for cell in theirs - ours} <= {"cnn_crf", "cross_entropy_quoted", "forward_quoted"}
+        assert set(published("tanaka2018", f"{table}_best").method) <= {cell[2] for cell in theirs}
+    numbers = plan("tanaka2018", "table1", "paper", method="joint_optimization").drop_duplicates("rate").set_index("rate")
+    five = pd.read_csv(ASSETS/"appendix"/"tanaka2018_table5.csv").set_index("rate")
+    pd.testing.assert_frame_equal(numbers[["alpha", "beta", "lr"]], five[["alpha", "beta", "lr"]], check_names=False)
+    assert (numbers.epochs == 120).all() and (numbers.first_epochs == 200).all() and (numbers.label_start == 70).all()
+    small = plan("tanaka2018", "table1", "laptop").iloc[0]
+    assert (small.epochs, small.first_epochs, small.label_start, small.network, small.samples) == (24, 40, 14, "cnn4", 10000)
+
+def test_the_fifth_papers_parameters():
+    "Tables 6 to 11: every printed setting is planned, three runs each, and nothing else."
+    keys = ["noise", "rate", "alpha", "beta", "lr", "label_start", "label_stop"]
+    printed = pd.read_csv(ASSETS/"appendix"/"tanaka2018_parameters.csv").groupby("table")
+    for table, part in printed:
+        ours = plan("tanaka2018", table, "paper").assign(label_stop=lambda rows: rows.label_stop.where(rows.label_stop > 0, 200))
+        assert set(ours[keys].itertuples(index=False, name=None)) == set(part[keys].itertuples(index=False, name=None)), table
+        assert (ours.groupby(keys).size() == 3).all()
+
+@pytest.fixture
+def two_steps(monkeypatch):
+    "A block of joint optimization on digits, tiny."
+    part = replace(protocols.DRESSES, dataset="mnist", noises=(("redrawn", .5),), usual=protocols.STEPS | dict(alpha=1.2, beta=.8, lr=.05))
+    monkeypatch.setitem(TABLES, ("tanaka2018", "toy"), protocols.Grid((part,), (({}, ("cross_entropy", "joint_optimization")), (dict(top=3), ("joint_hard_optimization",)))))
+    return [replace(b, samples=300, epochs=2, first_epochs=3, label_start=1, seeds=(0,)) for b in blocks(plan("tanaka2018", "toy", "smoke"))]
+
+def test_two_steps_in_one_result(two_steps):
+    soft, hard = two_steps
+    data = block_data(soft)
+    runs = block_runs(soft, data)
+    assert torch.allclose(runs[0].T.diagonal(), torch.full((10,), .55).double()) and block_recipe(soft).first.epochs == 3
+    trained_ = experiments.train_block(soft, data, runs)
+    rows = experiments.result_rows(soft, data, runs, trained_).set_index("metric")
+    joint, plain = (rows[rows.method == m] for m in ("joint_optimization", "cross_entropy"))
+    labels = joint.loc["first_label_accuracy"]
+    assert labels.epoch.tolist() == [1, 2, 3] and joint.loc["test_accuracy"].epoch.tolist() == [1, 2]
+    assert joint.loc["recovery_last"].value == labels.value.iloc[-1] and joint.loc["recovery_best"].value in labels.value.tolist()
+    assert joint.filter(like="number[", axis=0).value.sum() == 270 and "first_label_accuracy" not in plain.index
+    found, train_rows = trained_.runs[1].found, trained_.moment(1).train_rows
+    assert labels.value.iloc[-1] == pytest.approx(100 * (found.argmax(1) == data.train_y)[train_rows].double().mean().item())
+    assert joint.seconds.iloc[0] == pytest.approx(joint.loc["seconds"].value.sum() + joint.loc["first_seconds"].value.sum())
+    assert block_runs(hard, data)[0].method.first.between.keywords["top"] == 3
+
+def test_learning_rates_of_one_step_and_of_two(two_steps):
+    part = TABLES["tanaka2018", "figure2"].part("fashion_mnist", "mlp")
+    one = next(b for b in blocks(plan("tanaka2018", "figure2", "laptop", dataset="fashion_mnist", variant="lr=0.2")))
+    assert part.recipe.first is None and block_recipe(one).optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == .2
+    recipe = block_recipe(replace(two_steps[0], lr=.07))
+    assert [r.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] for r in (recipe, recipe.first)] == [.05, .07]
+
+def test_labels_that_people_gave(monkeypatch):
+    people = torch.tensor([0, 0, 1, 2, 2, 9, 9, 9])
+    monkeypatch.setattr(experiments.data, "human_labels", lambda name: dict(worse=people, clean=None))
+    block = tiny(paper="tanaka2018", table="human", dataset="cifar10", model="preact32", network="cnn4", noise="worse", rate=.402, samples=6, methods=("cross_entropy", "forward"))
+    y = torch.tensor([0, 1, 1, 2, 2, 2])
+    dataset = Dataset("cifar10", torch.zeros(6, 3, 32, 32, dtype=torch.uint8), y, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), y[:1], tuple("abcdefghij"))
+    runs = block_runs(block, dataset)
+    assert all(torch.equal(run.labels, people[:6]) for run in runs) and runs[1].T[1, :2].tolist() == [.5, .5] and runs[1].T[2, 9] == pytest.approx(1 / 3)
+
+def test_labels_of_clusters(monkeypatch):
+    y = torch.arange(60) % 10
+    monkeypatch.setattr(experiments, "pretrained_features", lambda images: 20 * torch.eye(10)[y] + images[:, 0, 0, :1].float() / 255)
+    block = tiny(paper="tanaka2018", table="figure5", dataset="cifar10", model="preact32", network="cnn4", noise="pseudo", rate=.375, samples=60)
+    dataset = Dataset("cifar10", torch.zeros(60, 3, 32, 32, dtype=torch.uint8), y, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), y[:1], tuple("abcdefghij"))
+    assert torch.equal(block_runs(block, dataset)[0].labels, y)
 
 def test_numbers_of_the_third_paper_reach_their_methods():
     z, y = torch.tensor([[1., 0., 0.]]), torch.tensor([0])

@@ -184,3 +184,18 @@ def test_weights_that_cannot_be_had_are_asked_for(tmp_path):
     (tmp_path / "pretrained").mkdir()
     torch.save(dict(a=torch.ones(1)), tmp_path / "pretrained" / "other.pth")
     assert imagenet_weights(Unreachable(), tmp_path, ["other.pth"])["a"].item() == 1
+
+def test_features_of_whichever_weights_are_there(tmp_path, monkeypatch, weights):
+    "ResNet-50 where its weights are, else AlexNet's convolutions; the same features one by one as in a batch."
+    alexnet = models.alexnet().state_dict()
+    def local(published=None, folder=None, others=()):
+        if "resnet" in published.url and not (folder / "resnet").exists(): raise FileNotFoundError("no weights")
+        return weights if "resnet" in published.url else alexnet
+    monkeypatch.setattr(image_files, "imagenet_weights", lambda published=models.ResNet50_Weights.IMAGENET1K_V1, **more: local(published, **more))
+    monkeypatch.setattr(image_files, "alexnet_weights", lambda folder=None: alexnet)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=Generator().manual_seed(0))
+    narrow = image_files.pretrained_features(images, tmp_path, side=64)
+    torch.testing.assert_close(narrow, image_files.pretrained_features(images, tmp_path, side=64, batch_size=1), atol=1e-4, rtol=1e-4)
+    (tmp_path / "resnet").touch()
+    wide = image_files.pretrained_features(images, tmp_path, side=64)
+    assert narrow.shape == (3, 256) and wide.shape == (3, 2048) and (narrow != 0).any() and wide.isfinite().all()

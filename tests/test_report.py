@@ -427,3 +427,50 @@ def test_parameters_and_parts_have_pages(tmp_path):
     parameters, parts = site["wang2019_table1_figure8.html"], site["wang2019_table1_figure9.html"]
     assert parameters.count('class="plot') == 3 and "chooses α = 1, A = -2, which has 100.0 %" in parameters and "the best pair has 100.0 %" in parameters
     assert parts.count('class="plot') == 2 and all(f'"name":"{name}"' in parts.replace('": "', '":"') for name in ("CE alone", "RCE alone", "5 × CE", "5 × RCE", "the whole"))
+
+# The fifth paper
+
+def tanaka(table, methods, noises, **columns):
+    "Made-up runs of both steps on CIFAR-10: step one has labels right in 90 + epoch percent."
+    frame = runs_of(table, methods, noises, variants=(columns.pop("variant", ""),), network="cnn4").assign(paper="tanaka2018", dataset="cifar10", model="preact32", top=0., lr=.05)
+    end = frame[frame.metric == "accuracy_last"]
+    four = [end.assign(metric=m, value=end.value + x) for m, x in (("accuracy_best_valid_accuracy_clean", 1), ("recovery_best", 2), ("recovery_last", 3))]
+    bins = [end.assign(metric=f"{what}[{low}]", value=v * (1 + low)) for low in (.99, .95, .9, 0) for what, v in (("recovery_accuracy", 50), ("number", 100))]
+    curves = frame[frame.metric == "test_accuracy"]
+    first = curves.assign(metric="first_label_accuracy", value=90. + curves.epoch.astype(float))
+    loss, valid = (curves.assign(metric=m, value=v) for m, v in (("train_loss", .5), ("valid_accuracy_clean", 91.5)))
+    return pd.concat([frame, *four, *bins, first, loss, valid]).assign(**columns, block=table + "-" + str(columns) + "-" + frame.variant.iloc[0])
+
+JOINT_METHODS = ["cross_entropy", "joint_optimization"]
+
+@pytest.fixture(scope="module")
+def fifth(tmp_path_factory):
+    folder, hard = tmp_path_factory.mktemp("fifth"), ["joint_hard_optimization"]
+    save(tanaka("table1", JOINT_METHODS, [("redrawn", .5)]), folder)
+    save(tanaka("figure2", JOINT_METHODS[:1], [("redrawn", .5)], variant="lr=0.2", lr=.2), folder)
+    save(tanaka("figure3", JOINT_METHODS[:1], [("none", 0.), ("redrawn", .9)]), folder)
+    save(tanaka("figure4", hard + JOINT_METHODS[1:], [("redrawn", .7)]), folder)
+    save(tanaka("figure4", hard, [("redrawn", .7)], variant="top=50", top=50.), folder)
+    save(tanaka("figure5", JOINT_METHODS, [("pseudo", .375), ("none", 0.)]), folder)
+    save(tanaka("human", JOINT_METHODS, [("worse", .402)]), folder)
+    save(tanaka("table6", JOINT_METHODS[1:], [("asymmetric", .4)], alpha=.8, beta=.4, lr=.03, label_start=70, label_stop=200), folder)
+    return read_results(folder)
+
+def test_one_run_fills_four_published_tables(fifth):
+    cell = ("cifar10", "preact32", "redrawn", .5, "joint_optimization")
+    at = lambda name: side_by_side(fifth, "tanaka2018", name, "laptop").set_index(CELL).loc[cell]
+    values = {name: (at(name).our_mean, at(name).paper_mean) for name in ("table1", "table1_best", "table1_recovery_best", "table1_recovery_last")}
+    last = values["table1"][0]
+    assert {name: (round(ours - last, 6), paper) for name, (ours, paper) in values.items()} == dict(table1=(0, 89.8), table1_best=(1, 89.6), table1_recovery_best=(2, 91.7), table1_recovery_last=(3, 91.8))
+    assert side_by_side(fifth, "tanaka2018", "table1_best", "laptop").table.unique().tolist() == ["table1_best"]
+
+def test_pages_of_the_fifth_paper(fifth, tmp_path):
+    site = pages(write_report(fifth, tmp_path).parent)
+    page = lambda name: site[f"tanaka2018_table1_{name}.html"]
+    assert "people&#39;s worst labels, about 0.402" in page("ours") and "recovery, last" in page("ours")
+    assert page("figure2").count('class="plot') == 4 and "learning rate 0.2" in page("figure2") and "r = 0.9" in page("figure2")
+    assert "joint, hard labels, 50 an epoch" in page("figure4") and "joint, hard labels, all" in page("figure4") and 'class="plot' in page("figure4")
+    assert "pseudo-labels 0.375, updated" in page("figure5") and page("table12").count("<table") >= 2
+    assert "91.50" in page("table6") and page("table6").count("<table") == 6
+    assert "tanaka2018_table1_best_curves.html" not in site and "Table 1, recovery best" in site["index.html"]
+    for name, text in site.items(): assert not Page(text).open, name

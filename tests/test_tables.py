@@ -112,3 +112,14 @@ def test_the_fourth_papers_other_tables():
     assert tables["table3"].query("method == 'nnaqc_dropout' and rate == .5")["mean"].item() == pytest.approx(58.2) and set(tables["table3"].metric) == {"accuracy_top5"}
     assert tables["table4"].query("method == 'nnaqc' and noise == 'real'")["mean"].item() == pytest.approx(72.27)
     assert tables["table5"].query("dataset == 'cifar100'").groupby("method").size().tolist() == [5, 5, 5]
+
+# Sums of Tanaka et al.'s rows, in the order of the page, added up by hand from the text.
+ROWS = dict(table1=[364.9, 512.1], table2=[402.4, 436.7, 416.6, 454.8])
+
+def test_the_fifth_papers_tables():
+    sizes = {name: len(published("tanaka2018", name)) for paper, name in published_tables() if paper == "tanaka2018"}
+    assert sizes == {f"table{k}{part}": n for k, n in ((1, 12), (2, 20)) for part in ("", "_best", "_recovery_best", "_recovery_last")} | dict(table3=4, table3_best=2)
+    for name, sums in ROWS.items():
+        assert published("tanaka2018", name).groupby("method", sort=False)["mean"].sum().round(1).tolist() == pytest.approx(sums)
+    assert {published("tanaka2018", name).metric.nunique() for name in sizes} == {1}
+    assert published("tanaka2018", "table3").set_index("method")["mean"].to_dict() == dict(cross_entropy_quoted=68.94, forward_quoted=69.84, cross_entropy=66.76, joint_optimization=72.23)
