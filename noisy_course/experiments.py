@@ -38,7 +38,7 @@ from .basics import expect, whole_file
 from .image_files import LOADERS, alexnet_weights, fine_tuned, frozen_alexnet, imagenet_weights, pretrained_features
 from .joint_optimization import pseudo_labels
 from .models import MODELS, initialise
-from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, shortened
+from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
 from .training import SELECT, Recipe, Run, Trained, generator, train
 
 # %% ../nbs/20_experiments.ipynb #02350b96
@@ -75,7 +75,8 @@ def _rows(paper, table, scale):
         where = dict(paper=paper, table=table, dataset=small.dataset, model=small.model, samples=small.samples, scale=scale, network=small.network)
         usual = USUAL | dict(epochs=small.epochs or small.recipe.epochs) | small.usual
         for (kind, rate), (variant, methods) in product(small.noises, grid(paper, table).variants):
-            cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in variant.items())) | usual | variant
+            shrunk = scaled(variant, small)
+            cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in variant.items())) | usual | shrunk
             yield from (cell | dict(method=method, seed=seed) for method in methods for seed in range(small.seeds))
 
 # %% ../nbs/20_experiments.ipynb #8b6d255b
@@ -273,7 +274,7 @@ def _run_rows(block, dataset, run, trained, i, final):
     reported = "accuracy" if select == "valid_loss" else f"accuracy_best_{select}"
     wrong, realised = _realised(block, dataset, run.labels)
     values = {name: wide.test_accuracy[epoch] for name, epoch in epochs.items()} | final
-    if run.method.relabel: values |= _recovered(_wide(first.curves), select)
+    if run.method.relabel and "label_accuracy" in set(first.curves.metric): values |= _recovered(_wide(first.curves), select)
     if dataset.n_classes <= 100: values |= _entries("true_T", run.T) | _entries("realised_T", realised)
     if run.method.estimate: values |= _entries("estimated_T", trained.runs[i].T)
     single = pd.DataFrame({"metric": list(values), "value": list(values.values())})

@@ -107,7 +107,7 @@ WINDOW = 10
 def relabel(
     moment: Moment, # after an epoch
     start: int, # t₁, the first epoch after which labels are updated
-    stop: int, # t₂, after which they stay; 0 for never
+    stop: int, # t₂, the first epoch after which they stay; 0 for never
     top: int | None, # none for soft labels; else as in `update_hard`
 ) -> dict: # what is new of the labels and of past predictions
     "Line 3 of Algorithm 1, between two epochs (Tanaka et al.)."
@@ -143,25 +143,24 @@ def step_two_loss(
     return classification_loss(logits, labels if target is None else target, reduction)
 
 # %% ../nbs/14_joint_optimization.ipynb #535b84e6
+def _labels(run, C): return dict(target=one_hot(run.labels, C).float(), said=torch.zeros(len(run.labels), C))
+
+def _past(run, C, uniform):
+    counted = run.labels.bincount(minlength=C) / len(run.labels)
+    return dict(past=torch.zeros(WINDOW, len(run.labels), C), prior=torch.full((C,), 1 / C) if uniform else counted)
+
 def joint_labels(
     start: int = 70, # t₁, the first epoch after which labels are updated
-    stop: int = 0, # t₂, after which they stay; 0 for never
+    stop: int = 0, # t₂, the first epoch after which they stay; 0 for never
     alpha: float = 1.2, # weight of the prior
     beta: float = .8, # weight of the entropy
     top: int | None = None, # none for soft labels; else how many hard labels change an epoch, 0 for all
     uniform: bool = True, # whether the prior is; else it is counted on the given labels
 ) -> Method: # for the engine
     "Step one of joint optimization."
-    def state(run, C):
-        "The labels, and what was last said of each sample."
-        return dict(target=one_hot(run.labels, C).float(), said=torch.zeros(len(run.labels), C))
-    def memory(run, C):
-        "What was said in the last epochs, and the prior."
-        counted = run.labels.bincount(minlength=C) / len(run.labels)
-        return dict(past=torch.zeros(WINDOW, len(run.labels), C), prior=torch.full((C,), 1 / C) if uniform else counted)
-    name = "joint_labels" if top is None else "joint_hard_labels"
-    return Method(name, partial(step_one_loss, alpha=alpha, beta=beta), state=state, memory=memory,
-                  during=lambda logits: dict(said=logits.softmax(-1)), between=partial(relabel, start=start, stop=stop, top=top))
+    return Method("joint_labels" if top is None else "joint_hard_labels", partial(step_one_loss, alpha=alpha, beta=beta),
+                  state=_labels, memory=partial(_past, uniform=uniform), during=lambda logits: dict(said=logits.softmax(-1)),
+                  between=partial(relabel, start=start, stop=stop, top=top))
 
 def joint_optimization(
     **options, # of `joint_labels`
@@ -218,7 +217,7 @@ def pseudo_labels(
 def labels_found(
     moment: Moment, # after the last epoch
 ) -> dict: # name → number
-    "Recovery accuracy of the networks; of labels that were found, how sure and how right they are."
+    "Of a run on labels that were found: how sure and how right these are; of any other: how right its networks are."
     if moment.run.found is None: return recovery(moment)
     rows = moment.train_rows.cpu()
     table = by_certainty(moment.run.found[moment.train_rows].cpu(), moment.dataset.train_y.cpu()[rows])

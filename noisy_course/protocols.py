@@ -11,8 +11,8 @@ __all__ = ['COUNTED', 'SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAG
            'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'OBJECTS', 'SHOPS', 'TANAKA', 'STEPS',
            'ASYMMETRIC', 'TABLE5', 'SQUARE', 'GARMENTS', 'DRESSES', 'REDRAWN', 'ONLY', 'HARD_LABELS', 'PSEUDO', 'ALPHA',
            'BETA', 'SPEED', 'WIDER', 'AN4', 'AN2', 'SN7', 'SN3', 'milestones', 'sgd', 'crop_and_flip', 'shift_and_flip',
-           'shortened', 'Part', 'Grid', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class', 'as_in_the_code',
-           'top5']
+           'shortened', 'Part', 'Grid', 'scaled', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class',
+           'as_in_the_code', 'top5']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
@@ -100,6 +100,14 @@ class Grid:
 COUNTED = "prune_start", "prune_every", "first_epochs", "label_start", "label_stop"
 SCALES = {"smoke": dict(seeds=1, epochs=1, samples=1000), "laptop": dict(seeds=2, epochs=6), "paper": {}}
 
+def scaled(
+    numbers: dict, # hyper-parameters at the paper's scale
+    part: Part, # as small as its scale has made it
+) -> dict: # those that count epochs in proportion to the part's
+    "Hyper-parameters at a smaller scale."
+    share = (part.epochs or part.recipe.epochs) / part.recipe.epochs
+    return {k: max(1, round(v * share)) if k in COUNTED and v else v for k, v in numbers.items()}
+
 def at_scale(
     part: Part, # of a grid
     scale: str, # "smoke", "laptop" or "paper"
@@ -108,8 +116,7 @@ def at_scale(
     expect(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     if scale == "paper": return part
     small = replace(part, **(part.laptop | SCALES[scale] if scale == "smoke" else SCALES[scale] | part.laptop))
-    share = small.epochs / small.recipe.epochs
-    return replace(small, usual={k: max(1, round(v * share)) if k in COUNTED and v else v for k, v in small.usual.items()})
+    return replace(small, usual=scaled(small.usual, small))
 
 # %% ../nbs/15_protocols.ipynb #058adbca
 METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS | nnaqc.METHODS | joint_optimization.METHODS
@@ -339,7 +346,7 @@ TABLES["tanaka2018", "table2"] = Grid((replace(SQUARE, noises=tuple(("asymmetric
 
 # %% ../nbs/15_protocols.ipynb #8b8cef66
 GARMENTS = Recipe(epochs=10, batch_size=32, optimizer=partial(sgd, lr=5e-4, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", company=1, valid_fraction=.01)
-GARMENTS = replace(GARMENTS, first=replace(GARMENTS, schedule=lambda epoch: 1., watch=label_accuracy))
+GARMENTS = replace(GARMENTS, first=replace(GARMENTS, schedule=lambda epoch: 1.))
 TABLES["tanaka2018", "table3"] = Grid((Part("clothing1m", "resnet50", (("real", .385),), GARMENTS, seeds=1,
     usual=dict(first_epochs=10, label_start=1, alpha=2.4, beta=.8, lr=8e-4, prior="labels")),), (({}, ("cross_entropy", "joint_optimization")),))
 
@@ -378,7 +385,9 @@ TABLES["tanaka2018", "table8"] = _one_at_a_time(SN7, **WIDER, lr=(.005, .01, .02
 TABLES["tanaka2018", "table9"] = _one_at_a_time(SN3, **WIDER, lr=SPEED)
 
 # %% ../nbs/15_protocols.ipynb #06893875
-def _other_epochs(part): return _one_at_a_time(replace(part, usual=part.usual | dict(first_epochs=300, label_stop=200)), label_start=(0, 50, 70, 100, 150), label_stop=(100, 150, 200, 250, 300))
+def _other_epochs(part):
+    changed = [dict(label_start=t) for t in (0, 50, 100, 150)] + [dict(label_stop=t) for t in (100, 150)] + [dict(first_epochs=t) for t in (250, 300)]
+    return Grid((replace(part, seeds=3),), tuple((one, ("joint_optimization",)) for one in ({}, *changed)))
 
 TABLES["tanaka2018", "table10"] = _other_epochs(replace(AN4, usual=AN4.usual | dict(lr=.1)))
 TABLES["tanaka2018", "table11"] = _other_epochs(SN7)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELECT', 'generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack', 'channels_last', 'random_bytes', 'dropout_sites',
-           'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'Company', 'Moment', 'Trained',
+           'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'Company', 'Moment', 'numbers_of', 'Trained',
            'train_companies', 'train_company', 'same_run', 'first_runs', 'place_of_first', 'prepared', 'train',
            'counter', 'check_runs', 'check_recipe']
 
@@ -535,10 +535,18 @@ def save(self: Company,
     state["streams"] = {purpose: [g.get_state() for g in streams] for purpose, streams in self.streams.items()}
     with whole_file(path) as part: torch.save(state, part)
 
+def numbers_of(
+    method: Method, # any
+) -> list: # words, e.g. "beta=0.8"
+    "The numbers that were bound to a method's loss and to what it does between epochs."
+    bound = [part.keywords for part in (method.loss, method.between) if isinstance(part, partial)]
+    return [f"{k}={v}" for keywords in bound for k, v in keywords.items() if isinstance(v, (int, float, str, type(None)))]
+
 @patch
 def fingerprint(self: Company) -> list:
     "What a checkpoint and the company that loads it must agree on."
-    runs = [[run.method.name, run.seed, run.split_seed, crc32(run.labels.cpu().numpy().tobytes())] for run in self.runs]
+    code = lambda labels: None if labels is None else crc32(labels.cpu().numpy().tobytes())
+    runs = [[run.method.name, *numbers_of(run.method), run.seed, run.split_seed, code(run.labels), code(run.found)] for run in self.runs]
     shapes = [list(v.shape) for _, stack, _ in self.parts() for v in stack.numbers().values()]
     dropout = [m.p for m in self.network.module.modules() if isinstance(m, Dropout)]
     optimizer = [f"{type(self.optimizer).__name__} {k}={v}" for k, v in self.optimizer.defaults.items()]

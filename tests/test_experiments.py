@@ -137,7 +137,7 @@ def test_the_fifth_papers_parameters():
     keys = ["noise", "rate", "alpha", "beta", "lr", "label_start", "label_stop"]
     printed = pd.read_csv(ASSETS/"appendix"/"tanaka2018_parameters.csv").groupby("table")
     for table, part in printed:
-        ours = plan("tanaka2018", table, "paper").assign(label_stop=lambda rows: rows.label_stop.where(rows.label_stop > 0, 200))
+        ours = plan("tanaka2018", table, "paper").assign(label_stop=lambda rows: rows.label_stop.where(rows.label_stop > 0, rows.first_epochs))
         assert set(ours[keys].itertuples(index=False, name=None)) == set(part[keys].itertuples(index=False, name=None)), table
         assert (ours.groupby(keys).size() == 3).all()
 
