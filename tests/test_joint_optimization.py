@@ -228,3 +228,11 @@ def test_numbers_reach_the_methods():
 def test_the_mean_of_past_predictions():
     past = soft((3, 5), 4, 0)
     torch.testing.assert_close(update_soft(past), (past[0] + past[1] + past[2]) / 3)
+
+def test_checkpoints_of_other_numbers_or_labels_are_refused(tmp_path):
+    "The same name, seed and given labels are not enough."
+    train(DATA, [Run(joint_labels(3), LABELS)], network, RECIPE, folder=tmp_path / "one")
+    with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): train(DATA, [Run(joint_labels(3, alpha=.1), LABELS)], network, RECIPE, folder=tmp_path / "one")
+    runs = [Run(joint_optimization(start=2), LABELS)]
+    train(DATA, runs, network, TWO, folder=tmp_path / "two")
+    with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): train(DATA, runs, network, replace(TWO, first=replace(TWO.first, epochs=8)), folder=tmp_path / "two")
