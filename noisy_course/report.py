@@ -416,20 +416,23 @@ def _rates_page(results, paper, table, sides):
     for grid in ("figure2", "figure3"):
         for scale, title, note, part in _at_scales(results, paper, grid):
             who = "learning rate " + part.lr.astype(str) if grid == "figure2" else "r = " + part.rate.map("{:g}".format)
-            figures = [_label_curves(part, m, who, f"{word.capitalize()} of cross-entropy on the given labels", word) for m, word in (("test_accuracy", "test accuracy, %"), ("train_loss", "training loss"))]
+            figures = [_label_curves(part, m, who, f"Cross-entropy on the given labels: {word.split(',')[0]}", word) for m, word in (("test_accuracy", "test accuracy, %"), ("train_loss", "training loss"))]
             yield _section(f"{named(grid)}: {title}", figures=[_figure(f, note) for f in figures])
 
 def _hard_page(results, paper, table, sides):
     for scale, title, note, part in _at_scales(results, paper, "figure4"):
-        many = part.top.map(lambda k: f", {k:g} an epoch" if k else ", all")
-        who = part.method.map(pretty) + many.where(part.method.str.contains("hard"), "")
-        ends = pick(part, metric="accuracy_last").assign(who=who).groupby("who", sort=False).value.mean().reset_index(name="test accuracy, last epoch of step two, %")
-        yield _section(title, figures=[_figure(_label_curves(part, "first_label_accuracy", who, "Recovery accuracy in step one", "right labels, %"), note)], tables=[_table(ends, "After step two.")])
+        part = part.sort_values(["method", "top"], kind="stable")
+        hard = "hard labels, " + part.top.map(lambda k: f"{k:g}" if k else "all")
+        who = hard.where(part.method.str.contains("hard"), "soft labels")
+        ends = pick(part, metric="accuracy_last").assign(labels=who).groupby("labels", sort=False).value.agg(["mean", "std"])
+        words = pd.Series(map(_plus_minus, ends["mean"], ends["std"]), ends.index).reset_index(name="test accuracy, %")
+        shown = _label_curves(part, "first_label_accuracy", who, "Right labels in step one; so many hard labels change an epoch", "right labels, %")
+        yield _section(title, figures=[_figure(shown, note)], tables=[_table(words, f"After step two, last epoch. {note}")])
 
 def _pseudo_page(results, paper, table, sides):
     for scale, title, note, part in _at_scales(results, paper, "figure5"):
         who = part.noise.map(named) + part.rate.map(lambda r: f" {r:g}" if r else "") + part.method.map(lambda m: ", updated" if m == "joint_optimization" else "")
-        figures = [_label_curves(part, m, who, f"{word.capitalize()}, training on given and on updated labels", word) for m, word in (("test_accuracy", "test accuracy, %"), ("train_loss", "training loss"))]
+        figures = [_label_curves(part, m, who, f"Training on given and on updated labels: {word.split(',')[0]}", word) for m, word in (("test_accuracy", "test accuracy, %"), ("train_loss", "training loss"))]
         yield _section(title, figures=[_figure(f, note) for f in figures])
 
 # %% ../nbs/24_report.ipynb #d0d51d2e
