@@ -433,7 +433,8 @@ def _pseudo_page(results, paper, table, sides):
     for scale, title, note, part in _at_scales(results, paper, "figure5"):
         who = part.noise.map(named) + part.rate.map(lambda r: f" {r:g}" if r else "") + part.method.map(lambda m: ", updated" if m == "joint_optimization" else "")
         figures = [_label_curves(part, m, who, f"Training on given and on updated labels: {word.split(',')[0]}", word) for m, word in (("test_accuracy", "test accuracy, %"), ("train_loss", "training loss"))]
-        yield _section(title, figures=[_figure(f, note) for f in figures])
+        network = listed(part.features) if "features" in part else ""
+        yield _section(title, f"Clusters of features of {named(network)}." if network else "", figures=[_figure(f, note) for f in figures])
 
 # %% ../nbs/24_report.ipynb #d0d51d2e
 def _tuning_page(results, paper, table, sides):

@@ -172,21 +172,33 @@ def test_learning_rates_of_one_step_and_of_two(two_steps):
     recipe = block_recipe(replace(two_steps[0], lr=.07))
     assert [r.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] for r in (recipe, recipe.first)] == [.05, .07]
 
+def photos(labels):
+    "A dataset of black pictures with these true labels."
+    y, x = torch.tensor(labels), torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
+    return Dataset("cifar10", x, y, x[:1], y[:1], tuple("abcdefghij"))
+
 def test_labels_that_people_gave(monkeypatch):
     people = torch.tensor([0, 0, 1, 2, 2, 9, 9, 9])
     monkeypatch.setattr(experiments.data, "human_labels", lambda name: dict(worse=people, clean=None))
+    monkeypatch.setattr(experiments.data, "load", lambda name: photos([0, 1, 1, 2, 2, 2, 3, 3]))
     block = tiny(paper="tanaka2018", table="human", dataset="cifar10", model="preact32", network="cnn4", noise="worse", rate=.402, samples=6, methods=("cross_entropy", "forward"))
-    y = torch.tensor([0, 1, 1, 2, 2, 2])
-    dataset = Dataset("cifar10", torch.zeros(6, 3, 32, 32, dtype=torch.uint8), y, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), y[:1], tuple("abcdefghij"))
+    dataset = block_data(block)
     runs = block_runs(block, dataset)
-    assert all(torch.equal(run.labels, people[:6]) for run in runs) and runs[1].T[1, :2].tolist() == [.5, .5] and runs[1].T[2, 9] == pytest.approx(1 / 3)
+    assert len(dataset.train_y) == 6 and all(torch.equal(run.labels, people[:6]) for run in runs)
+    assert runs[1].T[1, :2].tolist() == [.5, .5] and runs[1].T[2, 9] == pytest.approx(1 / 3)
 
 def test_labels_of_clusters(monkeypatch):
+    "Three images are in a wrong cluster; the result says whose features these were."
     y = torch.arange(60) % 10
-    monkeypatch.setattr(experiments, "pretrained_features", lambda images: 20 * torch.eye(10)[y] + images[:, 0, 0, :1].float() / 255)
-    block = tiny(paper="tanaka2018", table="figure5", dataset="cifar10", model="preact32", network="cnn4", noise="pseudo", rate=.375, samples=60)
-    dataset = Dataset("cifar10", torch.zeros(60, 3, 32, 32, dtype=torch.uint8), y, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), y[:1], tuple("abcdefghij"))
-    assert torch.equal(block_runs(block, dataset)[0].labels, y)
+    seen = torch.where(torch.arange(60) < 3, (y + 1) % 10, y)
+    monkeypatch.setattr(experiments, "pretrained_features", lambda images: 20 * torch.eye(10)[seen])
+    monkeypatch.setattr(experiments.data, "load", lambda name: photos(y.tolist()))
+    block = tiny(paper="tanaka2018", table="figure5", dataset="cifar10", model="preact32", network="cnn4", noise="pseudo", rate=.375, samples=60, methods=("cross_entropy",), epochs=1, first_epochs=1)
+    dataset = block_data(block)
+    runs = block_runs(block, dataset)
+    assert torch.equal(runs[0].labels, seen) and runs[0].T[0, 1] == pytest.approx(1 / 6)
+    rows = experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs))
+    assert rows.features.unique().tolist() == ["alexnet"] and rows.realised_rate.unique().tolist() == [.05]
 
 def test_numbers_of_the_third_paper_reach_their_methods():
     z, y = torch.tensor([[1., 0., 0.]]), torch.tensor([0])
