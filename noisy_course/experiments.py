@@ -35,7 +35,7 @@ from tqdm import tqdm
 import noisy_course
 from . import data, noise, protocols
 from .basics import expect, whole_file
-from .image_files import LOADERS, alexnet_weights, fine_tuned, frozen_alexnet, imagenet_weights, pretrained_features
+from .image_files import LOADERS, alexnet_weights, as_features, fine_tuned, frozen_alexnet, imagenet_weights, pretrained_features, whose
 from .joint_optimization import pseudo_labels
 from .models import MODELS, initialise
 from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
@@ -112,7 +112,7 @@ class Block:
     decay: str = "weights" # or "rate", what decays as in the code of Wang et al.
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
-    inputs: str = "" # "whitened" as MatConvNet prepares CIFAR-10
+    inputs: str = "" # "whitened" as MatConvNet prepares CIFAR-10; "features" of a network trained on ImageNet
     lr: float = 0. # learning rate of the first step, or of the only one; the recipe's if 0
     first_epochs: int = 0 # passes through the data in the first step of joint optimization
     label_start: int = 0 # first epoch after which it updates labels
@@ -141,14 +141,15 @@ def blocks(
 # %% ../nbs/20_experiments.ipynb #f4874353
 REAL = dict(real="noisy", clean_50k="clean", real_and_clean_50k="both")
 HUMAN = "aggre", "random1", "random2", "random3", "worse"
+def _kept(): return data.cache_folder() / "features"
 
 def clustered(
     dataset: data.Dataset, # colour images
 ) -> dict: # for its `extra`: train_given, and of which network the features were
     "Pseudo-labels by clusters of features (Tanaka et al., PL-CIFAR)."
-    features = pretrained_features(dataset.train_x)
+    features = pretrained_features(dataset.train_x, cache=_kept())
     labels = pseudo_labels(features, dataset.train_y.cpu(), dataset.n_classes)
-    return dict(train_given=labels, features="resnet50" if features.shape[1] == 2048 else "alexnet")
+    return dict(train_given=labels, features=whose(features))
 
 def block_data(
     block: Block, # to train
@@ -160,6 +161,7 @@ def block_data(
     if block.samples: dataset = dataset.head(block.samples)
     if block.noise == "pseudo": return replace(dataset, extra=dataset.extra | clustered(dataset))
     if block.inputs == "whitened": dataset = dataset.whitened()
+    if block.inputs == "features": dataset = as_features(dataset, cache=_kept())
     if block.noise != "open_set": return dataset
     images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate, generator(block.seeds[0], "open set"))
     return replace(dataset, train_x=images, extra=dataset.extra | dict(train_outside=replaced))
@@ -203,6 +205,7 @@ def block_network(
         weights, make = PRETRAINED[name]
         return partial(make, dataset.n_classes, weights())
     if name in ("mlp", "embedding"): own = dict(dropout=block.dropout)
+    if name == "mlp": own |= dict(inputs=dataset.train_x[0].numel())
     if name in ("resnet18", "resnet34", "cnn4"): own = dict(channels=shape[1] if len(shape) == 4 else 1)
     if name == "cnn4": own |= dict(size=shape[-1])
     return lambda g: initialise(MODELS[name](dataset.n_classes, **own), g)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLOTHES', 'LISTS', 'IMAGENET_COLOURS', 'LOADERS', 'alexnet_weights', 'ImageFiles', 'read_keys', 'read_labels',
            'both_labels', 'counted_noise', 'read_clothing1m', 'clothing1m', 'imagenet', 'imagenet_weights',
-           'fine_tuned', 'frozen_alexnet', 'feature_network', 'pretrained_features']
+           'fine_tuned', 'frozen_alexnet', 'feature_network', 'pretrained_features', 'as_features', 'whose']
 
 # %% ../nbs/06_image_files.ipynb #9b82079b
 import os
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from . import data, noise
-from .basics import expect
+from .basics import expect, whole_file
 from .models import Dropout, initialise
 
 # %% ../nbs/06_image_files.ipynb #a71a1729
@@ -246,8 +247,36 @@ def pretrained_features(
     folder: str | Path | None = None, # searched first for weights
     side: int = 224, # pixels a side that images are enlarged to
     batch_size: int = 100, # images at a time
+    cache: str | Path | None = None, # folder where features are kept for the next time; not kept if none
 ) -> Tensor: # (N, 2048) of ResNet-50, or (N, 256) of AlexNet
     "What a network trained on ImageNet sees in images."
     network = feature_network(folder).to(images.device)
+    kept = cache and Path(cache) / f"{_digest(network, images, side)}.pt"
+    if kept and kept.exists(): return torch.load(kept, map_location=images.device)
     enlarged = lambda x: IMAGENET_COLOURS(v2.functional.resize(x, [side, side], antialias=True))
-    return torch.cat([network(enlarged(x)) for x in images.split(batch_size)])
+    seen = torch.cat([network(enlarged(x)) for x in images.split(batch_size)])
+    if kept:
+        with whole_file(kept) as part: torch.save(seen, part)
+    return seen
+
+def _digest(network, images, side):
+    digest = sha256(str(side).encode())
+    for values in (images, *network.state_dict().values()): digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+# %% ../nbs/06_image_files.ipynb #bf6ba623
+def as_features(
+    dataset: data.Dataset, # of colour images
+    folder: str | Path | None = None, # searched first for weights
+    cache: str | Path | None = None, # folder where features are kept for the next time; not kept if none
+) -> data.Dataset: # float inputs, (N, 2048) or (N, 256); `features` in `extra` says whose
+    "The data set as a network trained on ImageNet sees it."
+    train, test = (pretrained_features(x, folder, cache=cache) for x in (dataset.train_x, dataset.test_x))
+    standard = lambda x: (x - train.mean(0)) / train.std(0).clamp(min=1e-6)
+    return replace(dataset, train_x=standard(train), test_x=standard(test), normalise=nn.Identity(), extra=dataset.extra | dict(features=whose(train)))
+
+def whose(
+    features: Tensor, # (N, 2048) or (N, 256)
+) -> str: # "resnet50" or "alexnet"
+    "Which network features are of."
+    return "resnet50" if features.shape[1] == 2048 else "alexnet"

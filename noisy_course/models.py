@@ -239,7 +239,7 @@ def _start(name, p, he, generator):
 
 # %% ../nbs/03_models.ipynb #3e5ea16b
 MODELS = {
-    "mlp": lambda n_classes, dropout=.5: MLP(n_classes, dropout=dropout),
+    "mlp": lambda n_classes, dropout=.5, inputs=784: MLP(n_classes, dropout=dropout, inputs=inputs),
     "embedding": lambda n_classes, dropout=.8: WordEmbedding(n_classes=n_classes, dropout=dropout),
     "lstm": lambda n_classes: LSTMClassifier(n_classes=n_classes),
     "resnet14": lambda n_classes: ResNet(14, n_classes),

@@ -10,9 +10,10 @@ __all__ = ['COUNTED', 'SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAG
            'FINE', 'SMOOTHED', 'CORRECTED', 'SLOWER', 'SMALL', 'CLASSES', 'HARD', 'TUNED', 'LONGER', 'CLOTHES', 'NINE',
            'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'OBJECTS', 'SHOPS', 'TANAKA', 'STEPS',
            'ASYMMETRIC', 'TABLE5', 'SQUARE', 'GARMENTS', 'DRESSES', 'REDRAWN', 'ONLY', 'HARD_LABELS', 'PSEUDO', 'ALPHA',
-           'BETA', 'SPEED', 'WIDER', 'AN4', 'AN2', 'SN7', 'SN3', 'milestones', 'sgd', 'crop_and_flip', 'shift_and_flip',
-           'shortened', 'Part', 'Grid', 'scaled', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class',
-           'as_in_the_code', 'top5']
+           'BETA', 'SPEED', 'WIDER', 'AN4', 'AN2', 'SN7', 'SN3', 'TWO_STEPS', 'ONE_STEP', 'SECOND', 'TUNABLE',
+           'LEARNING_RATES', 'MIXES', 'COMMON', 'COMMON_PART', 'COMMON_PARTS', 'JOINT', 'TWICE', 'milestones', 'sgd',
+           'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'scaled', 'at_scale', 'method', 'forward_sl',
+           'forward_qc', 'by_class', 'as_in_the_code', 'top5']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
@@ -393,3 +394,23 @@ TABLES["tanaka2018", "table10"] = _other_epochs(replace(AN4, usual=AN4.usual | d
 TABLES["tanaka2018", "table11"] = _other_epochs(SN7)
 TABLES["tanaka2018", "human"] = Grid((replace(SQUARE, noises=(("worse", .402),), usual=STEPS | dict(alpha=1.2, beta=.8, lr=.04)),),
     (({}, ("cross_entropy", "forward", "joint_optimization")),))
+
+# %% ../nbs/15_protocols.ipynb #57b49532
+TWO_STEPS = ("joint_optimization", "joint_hard_optimization")
+ONE_STEP = tuple(m for m in METHODS if m not in (*TWO_STEPS, "joint_labels", "dropout_activations"))
+SECOND = dict(q=.4, alpha=1., percentile=100.)
+TUNABLE = ("backward_estimated", "forward_estimated", "generalized_cross_entropy", "truncated_gce", "symmetric_cross_entropy", "label_smoothing_sl")
+LEARNING_RATES = tuple(dict(lr=lr) for lr in (.01, .1))
+
+MIXES = (*(("symmetric", r) for r in (.2, .5, .8)), ("asymmetric", .3), ("asymmetric", .45))
+COMMON = Recipe(epochs=60, optimizer=sgd, schedule=milestones(30, 45), select="valid_accuracy")
+COMMON_PART = Part("mnist", "mlp", MIXES, COMMON, usual=dict(prune_start=20, prune_every=4), laptop=dict(samples=5000, epochs=15, seeds=5))
+COMMON_PARTS = (COMMON_PART, replace(COMMON_PART, dataset="fashion_mnist"),
+    replace(COMMON_PART, dataset="cifar10", noises=(("aggre", .09), ("worse", .402)), usual=COMMON_PART.usual | dict(inputs="features")))
+TABLES["course", "head_to_head"] = Grid(COMMON_PARTS, (*((lr, ONE_STEP) for lr in LEARNING_RATES), *((lr | SECOND, TUNABLE) for lr in LEARNING_RATES)))
+
+# %% ../nbs/15_protocols.ipynb #4d14194b
+JOINT = dict(first_epochs=60, label_start=20, alpha=1.2, beta=.8)
+TWICE = replace(COMMON, optimizer=partial(sgd, lr=.1), first=replace(COMMON, schedule=lambda epoch: 1., watch=label_accuracy))
+TABLES["course", "two_steps"] = Grid(tuple(replace(p, recipe=TWICE, usual=p.usual | JOINT) for p in COMMON_PARTS),
+    tuple((lr | pair, TWO_STEPS) for lr in LEARNING_RATES for pair in ({}, dict(alpha=.8, beta=.4))))
