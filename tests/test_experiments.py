@@ -526,7 +526,9 @@ def test_the_folder_is_in_use_as_long_as_snakemake_lives(tmp_path):
 
 def test_the_plan_is_told(capsys, tmp_path):
     main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path / "none"), "--plan"])
-    assert capsys.readouterr().out == "patrini2017 table2, scale smoke: 40 runs in 4 blocks, 4 to train (40 run-epochs)\n"
+    said = capsys.readouterr().out
+    assert said.startswith("patrini2017 table2, scale smoke: 40 runs in 4 blocks, 4 to train (40 run-epochs, ")
+    assert said.splitlines()[1].split("  ")[0].strip() and said.splitlines()[2].split()[:6] == ["patrini2017", "table2", "mnist", "mlp", "4", "0"]
     assert not (tmp_path / "none").exists()
 
 @pytest.mark.parametrize("words, message", [(["--dataset", "minst"], "dataset: expected"), (["--rate", "0.25"], "rate: expected"), (["--scale", "huge"], "scale: expected one of smoke")])
