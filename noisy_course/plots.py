@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'ROLES', 'LABELS', 'QUOTED', 'PATTERNS', 'CORNERS', 'method_style', 'pretty', 'curves', 'numbered_points',
-           'bars', 'histogram', 'matrices', 'matrix', 'images', 'to_triangle', 'from_triangle', 'simplex', 'landscape']
+           'bars', 'histogram', 'matrices', 'matrix', 'gains', 'ranks', 'images', 'to_triangle', 'from_triangle',
+           'simplex', 'landscape']
 
 # %% ../nbs/00_plots.ipynb #d424b195
 import base64
@@ -254,6 +255,32 @@ def matrix(
 ) -> go.Figure: # a heat map
     "A matrix of probabilities, the numbers in the cells."
     return matrices([T], [""], title, classes, x_label, y_label)
+
+# %% ../nbs/00_plots.ipynb #2c150367
+def gains(
+    frame: pd.DataFrame, # names × settings, in points; what is missing stays white
+    title: str, # the finding
+    limit: float = 10., # points at which colours end
+) -> go.Figure: # a heat map with numbers
+    "Differences in points as a table with coloured cells."
+    z = frame.to_numpy(float)
+    text = np.where(np.isnan(z), "", np.char.mod("%+.1f", z))
+    heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index], text=text, texttemplate="%{text}",
+        zmin=-limit, zmax=limit, colorscale="RdBu", xgap=1, ygap=1, hovertemplate="%{y}, %{x}: %{text}<extra></extra>", colorbar=dict(title="points", thickness=12))
+    fig = go.Figure(heat).update_yaxes(autorange="reversed", showline=False, ticks="", automargin=True).update_xaxes(side="top", showline=False, ticks="", tickangle=-35)
+    return _finish(fig, title, width=880, height=170 + 24 * len(frame), margin=_margin | dict(t=150, b=20)).update_layout(font_size=12, title_y=.97)
+
+def ranks(
+    frame: pd.DataFrame, # names as index, a column "rank", and "kind" for the symbol
+    title: str, # the finding
+    half: float, # half-length of the bars
+) -> go.Figure: # the best on top
+    "Mean ranks with bars: names whose bars do not meet differ."
+    frame = frame.sort_values("rank")
+    fig = go.Figure([go.Scatter(x=part["rank"], y=[pretty(name) for name in part.index], mode="markers", name=kind, error_x=dict(array=[half] * len(part), width=0),
+        marker=dict(size=9, symbol=method_style(kind)["symbol"], color=method_style(kind)["color"])) for kind, part in frame.groupby("kind", sort=False)])
+    fig.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[pretty(name) for name in frame.index], automargin=True)
+    return _finish(fig, title, "mean rank (1 is best)", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1.06))
 
 # %% ../nbs/00_plots.ipynb #5eed2a34
 def _pixels(x):
