@@ -22,7 +22,7 @@ $(READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[test]"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[test,slurm]"
 	rm -f $(VENV)/ready-*
 	touch $@
 

@@ -144,11 +144,12 @@ def _newest(folder): return sorted(folder.rglob("*.parquet"), key=lambda file: (
 
 def read_results(
     folders: str | Path | Sequence[str | Path], # folders with parquet files, searched in depth
+    course: bool = False, # whether to read the course's own head-to-head instead of the papers' experiments
 ) -> pd.DataFrame: # one row a value, see COLUMNS; empty if there are no files
     "All results below the folders, each run once."
     folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     for folder in folders: expect(folder.is_dir(), "folders", "folders that exist", folder)
-    found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".")]
+    found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".") and file.name.startswith("course_") == course]
     return _once(pd.concat(found, ignore_index=True)) if found else _tidy(pd.DataFrame(columns=COLUMNS)).assign(file="")
 
 # %% ../nbs/21_comparison.ipynb #8e5bd3df
@@ -349,7 +350,7 @@ def coverage(
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
     embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
     resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN", lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN", clothing1m="Clothing1M",
-    patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", jindal2019="Jindal et al. 2019", tanaka2018="Tanaka et al. 2018", preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", worse="people's worst labels, about",
+    patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", jindal2019="Jindal et al. 2019", tanaka2018="Tanaka et al. 2018", preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", aggre="people's majority, about", worse="people's worst labels, about", course="This course",
     table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", none="no noise", open_set="open-set", accuracy="accuracy")
 
 def named(

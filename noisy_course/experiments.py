@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DEFINITION', 'REAL', 'HUMAN', 'PRETRAINED', 'NOTEBOOK', 'SNAKEFILE', 'SIZES', 'SPEED', 'plan', 'grid', 'Block',
            'blocks', 'clustered', 'block_data', 'block_T', 'block_runs', 'block_network', 'block_recipe', 'train_block',
-           'provenance', 'machine', 'result_rows', 'write_result', 'block_from', 'parameters', 'lock', 'execute_block',
-           'execute_planned', 'note_progress', 'missing', 'run_blocks', 'profile_folder', 'work', 'recorded_speed',
-           'n_run_epochs', 'estimate', 'outlook', 'results_folder', 'main']
+           'provenance', 'machine', 'result_rows', 'write_result', 'block_from', 'parameters', 'train_on_several',
+           'train_part', 'lock', 'place', 'execute_block', 'execute_planned', 'note_progress', 'missing', 'run_blocks',
+           'profile_folder', 'work', 'recorded_speed', 'n_run_epochs', 'estimate', 'outlook', 'results_folder', 'main']
 
 # %% ../nbs/20_experiments.ipynb #458f4aec
 import argparse
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from hashlib import sha256
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 # %% ../nbs/20_experiments.ipynb #10b48ccb
@@ -36,6 +36,7 @@ from tqdm import tqdm
 import noisy_course
 from . import data, noise, protocols
 from .basics import expect, whole_file
+from .distributed import check_team, devices, launch, train_team
 from .image_files import LOADERS, alexnet_weights, as_features, fine_tuned, frozen_alexnet, imagenet_weights, pretrained_features, whose
 from .joint_optimization import pseudo_labels
 from .models import MODELS, initialise
@@ -231,8 +232,8 @@ def train_block(
     folder: str | Path | None = None, # for checkpoints
     progress=None, # (run-epochs done, of how many) → None
 ) -> Trained:
-    "Train all runs of a block."
-    return train(dataset, runs, block_network(block, dataset), block_recipe(block), device, folder, progress)
+    "Train all runs of a block, or read what is trained already from its checkpoints."
+    return train(dataset, runs, block_network(block, dataset), block_recipe(block), devices(device)[0], folder, progress)
 
 # %% ../nbs/20_experiments.ipynb #c554be40
 def provenance(
@@ -251,7 +252,7 @@ def machine(
     device: str = "cpu", # "cpu", or a GPU
 ) -> str: # its processor and number of cores, or the GPU
     "What trains on a device."
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return torch.cuda.get_device_name(devices(device)[0]) if device.startswith("cuda") else _processor()
 
 def _processor():
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -338,6 +339,29 @@ def parameters(
     lists = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(block).items()}
     return lists | dict(device=device, results=str(results), block_name=block.name)
 
+# %% ../nbs/20_experiments.ipynb #69d262ab
+def train_on_several(
+    block: Block, # to train
+    device: str, # where; nothing happens for a single one
+    results: str | Path, # folder: the checkpoints are below it
+) -> None:
+    "Train a block in a process for each device, up to its checkpoints."
+    check_team(device, block_recipe(block))
+    if (n := len(devices(device))) == 1: return
+    expect(results, "results", f"a folder, in which {n} processes leave what they train", repr(results))
+    code = "import sys; from noisy_course.experiments import train_part; train_part(sys.argv[1])"
+    launch(["-c", code, json.dumps(parameters(block, device, results))], n)
+
+def train_part(
+    given: str, # a block as papermill parameters, in JSON
+) -> None:
+    "What each of the processes does."
+    torch.set_num_threads(1)
+    block, settings = block_from(json.loads(given), set())
+    dataset, folder = block_data(block), Path(settings["results"])
+    train_team(dataset, block_runs(block, dataset), block_network(block, dataset), block_recipe(block), settings["device"],
+               folder / "checkpoints" / block.name, note_progress(folder, block.name))
+
 # %% ../nbs/20_experiments.ipynb #8ffa6ba0
 @contextmanager
 def lock(
@@ -357,6 +381,38 @@ def _opened(path):
     except OSError as error: expect(False, "results", "a folder that can be written to", f"{path.parent.parent} ({error.strerror})")
 
 # %% ../nbs/20_experiments.ipynb #97f38e3a
+def _take_place(folder, gpus, share):
+    with lock(folder / "search", wait=True):
+        places = [[folder / f"{gpu}_{i}" for i in range(share)] for gpu in range(gpus)]
+        free = [[file for file in map(_locked, own) if file] for own in places]
+        gpu = max(range(gpus), key=lambda gpu: len(free[gpu]))
+        taken = free[gpu].pop() if free[gpu] else None
+        for file in chain(*free): file.close()
+    return taken and (gpu, taken)
+
+def _locked(path):
+    file = _opened(path)
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return file.close()
+    return file
+
+# %% ../nbs/20_experiments.ipynb #f9bfc998
+@contextmanager
+def place(
+    device: str, # "cuda" for any GPU; anything else stands for itself
+    results: str | Path, # folder, which keeps the places
+): # the device to train on, e.g. "cuda:1"
+    "A place on the least loaded of several GPUs, for as long as the context lasts."
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    if gpus < 2:
+        yield device
+        return
+    folder, share = Path(results) / "locks" / f"gpus_{platform.node()}", -(-int(data.setting("workers", "2")) // gpus)
+    while not (found := _take_place(folder, gpus, share)): time.sleep(1)
+    gpu, taken = found
+    with taken: yield f"cuda:{gpu}"
+
+# %% ../nbs/20_experiments.ipynb #48a82561
 def execute_block(
     block: Block, # to train
     results: str | Path, # folder
@@ -371,7 +427,8 @@ def execute_block(
         given = parameters(block, device, results)
         unknown = set(given) - set(papermill.inspect_notebook(NOTEBOOK))
         expect(not unknown, ", ".join(sorted(unknown)), f"parameters of {NOTEBOOK.name}", "unknown ones")
-        papermill.execute_notebook(NOTEBOOK, executed, given, kernel_name="python3", progress_bar=False, start_timeout=600)
+        with place(device, results) as free:
+            papermill.execute_notebook(NOTEBOOK, executed, given | dict(device=free), kernel_name="python3", progress_bar=False, start_timeout=600)
         shutil.rmtree(results / "checkpoints" / block.name, ignore_errors=True)
     return path
 
@@ -412,26 +469,32 @@ def missing(
 def run_blocks(
     blocks: list, # of Block
     results: str | Path, # folder
-    device: str = "cpu", # where to train
+    device: str = "cpu", # where to train; several with commas between them
     workers: int = 2, # blocks at a time
     profile: str | None = None, # a Snakemake profile, for a cluster
 ) -> list: # result files
     "Train all blocks that have no result yet, with Snakemake; a killed batch goes on where it was."
     results = Path(results).resolve()
     todo = missing(blocks, results)
+    for block in todo: check_team(device, block_recipe(block))
     if todo:
         with lock(results / "locks" / "batch", wait=False) as held: _snakemake(todo, results, device, workers, profile, held)
+    for block in blocks: _clear(block.name, results)
     return [results / f"{block.name}.parquet" for block in blocks]
 
 # %% ../nbs/20_experiments.ipynb #a8596a2e
+def _clear(name, results):
+    shutil.rmtree(results / "checkpoints" / name, ignore_errors=True)
+    for part in (*results.glob(f".{name}.*.part"), *results.glob(f"progress/.{name}.*.part")): part.unlink(missing_ok=True)
+
+# %% ../nbs/20_experiments.ipynb #1b11dd15
 def _snakemake(todo, results, device, workers, profile, held):
     plan = results / "plan.json"
     with whole_file(plan) as part: part.write_text(json.dumps({b.name: parameters(b, device, results) for b in todo}, indent=1))
-    shutil.rmtree(results / ".snakemake" / "locks", ignore_errors=True)
-    where = ["--profile", str(profile_folder(profile))] if profile else []
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--cores", str(workers),
-               "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", *where]
-    with open(results / "snakemake.log", "w") as log, _steady(): _watch(subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[held]), todo, results)
+    shutil.rmtree(results / ".snakemake", ignore_errors=True)
+    where = ["--profile", str(profile_folder(profile))] if profile else ["--cores", str(workers), "--retries", "1"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--keep-going", *where]
+    with open(results / "snakemake.log", "w") as log, _environment(workers): _watch(subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[held]), todo, results)
 
 # %% ../nbs/20_experiments.ipynb #aeb9bfc8
 def profile_folder(
@@ -442,10 +505,12 @@ def profile_folder(
     expect(folder is not None, "profile", "a folder with a config.yaml, or slurm", profile)
     return folder.resolve()
 
+# %% ../nbs/20_experiments.ipynb #3f9c84b4
 @contextmanager
-def _steady():
-    old = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update({k: "1" for k in old})
+def _environment(workers):
+    own = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NOISY_COURSE_WORKERS=str(workers), NOISY_COURSE_DATA=str(data.folder_setting("data") or ""))
+    old = {k: os.environ.get(k) for k in own}
+    os.environ.update(own)
     try: yield
     finally: [os.environ.pop(k) if v is None else os.environ.update({k: v}) for k, v in old.items()]
 
@@ -549,7 +614,7 @@ def main(
     parser.add_argument("--rate", type=float, help="only this noise rate")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="smoke, laptop or paper")
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
-    parser.add_argument("--device", default=data.setting("device", "cpu"), help="cpu or cuda")
+    parser.add_argument("--device", default=data.setting("device", "cpu"), help="cpu, cuda, or several: cuda:0,cuda:1")
     parser.add_argument("--workers", type=int, default=data.setting("workers", "2"), help="blocks at a time")
     parser.add_argument("--results", type=Path, default=results_folder(), help="folder of the results")
     parser.add_argument("--profile", help="a Snakemake profile, for a cluster")

@@ -113,7 +113,7 @@ class Stack:
         learnt = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.buffers |= {n: p.detach() for n, p in parameters.items() if n not in learnt}
         self.dense = {f"{name}.weight".lstrip(".") for name, m in self.module.named_modules() if isinstance(m, nn.Linear)} & learnt
-        self.parameters = {n: self.turned(n, p.detach()).contiguous().requires_grad_() for n, p in parameters.items() if n in learnt}
+        self.parameters = {n: nn.Parameter(self.turned(n, p.detach()).contiguous()) for n, p in parameters.items() if n in learnt}
 
     def turned(self,
         name: str, # of a parameter
@@ -328,7 +328,16 @@ def batch_losses(self: Company,
     masks: dict, # part → name → random bytes (runs, B, ...)
 ) -> tuple: # (R,) and, of every group, what is new of the batch's samples: name → (runs, B, ...)
     "Mean loss of every run on its own batch, and what methods make of the logits."
-    logits = self.forward(x, masks["network"])
+    return self.losses_of(self.forward(x, masks["network"]), labels, batch, masks)
+
+@patch
+def losses_of(self: Company,
+    logits: Tensor, # (R, B, C)
+    labels: Tensor, # (R, B)
+    batch: Tensor, # (R, B) rows of the training set
+    masks: dict, # part → name → random bytes (runs, B, ...)
+) -> tuple: # as of `batch_losses`
+    "What each method makes of its runs' logits."
     losses = [group.loss(logits, labels, batch, masks.get(f"layer {k}", {})).mean(-1) for k, group in enumerate(self.groups)]
     seen = [group.method.during(logits[group.rows].detach()) if group.method.during else {} for group in self.groups]
     return torch.cat(losses), seen
@@ -623,6 +632,7 @@ def train_companies(
     recipe: Recipe, # what they share
     folder: Path | None = None, # for checkpoints
     finished: Callable = lambda run_epochs: None, # told how many run-epochs were just finished
+    kind: type = Company, # what they train in
 ) -> Trained:
     "Train single-stage runs, a company at a time."
     methods = list(dict.fromkeys(run.method for run in runs))
@@ -630,7 +640,7 @@ def train_companies(
     size, places = recipe.company or max(1, len(runs)), {}
     for start in range(0, len(runs), size):
         members = order[start:start + size]
-        company = Company(dataset, [runs[i] for i in members], build, recipe)
+        company = kind(dataset, [runs[i] for i in members], build, recipe)
         train_company(company, folder and folder / f"{start}.pt", finished)
         places |= {i: (company, r) for r, i in enumerate(members)}
     return Trained(runs, [places[i] for i in range(len(runs))])
@@ -702,6 +712,7 @@ def train(
     device: str = "cpu", # where to train
     folder: str | Path | None = None, # for checkpoints; a killed training goes on from them
     progress: Callable | None = None, # (run-epochs done, of how many) → None
+    kind: type = Company, # what they train in: one process, or a `Team` of several
 ) -> Trained:
     "Train all runs, two-stage methods included, and score them after every epoch."
     check_runs(dataset, runs, recipe)
@@ -709,8 +720,8 @@ def train(
     apart, beginning = recipe.first is not None, recipe.first or recipe
     firsts, seconds = first_runs(runs, apart), [run for run in runs if apart or run.method.first]
     finished = counter(progress, beginning.epochs * len(firsts) + recipe.epochs * len(seconds))
-    one = train_companies(dataset, firsts, build, beginning, folder and folder / "first", finished)
-    two = train_companies(dataset, [prepared(run, one) for run in seconds], build, recipe, folder and folder / "second", finished)
+    one = train_companies(dataset, firsts, build, beginning, folder and folder / "first", finished, kind)
+    two = train_companies(dataset, [prepared(run, one) for run in seconds], build, recipe, folder and folder / "second", finished, kind)
     places = {id(run): (run, place) for run, place in zip(one.runs, one.companies)}
     places |= {id(run): at for run, at in zip(seconds, zip(two.runs, two.companies))}
     return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [place_of_first(run, one) for run in runs])

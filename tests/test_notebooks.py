@@ -20,7 +20,7 @@ NBS, PACKAGE = ROOT/"nbs", ROOT/"noisy_course"
 BIN = Path(sys.executable).parent
 notebooks = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 modules = sorted(PACKAGE.glob("[a-z]*.py"))
-FLOORS = dict(basics=0, plots=1, data=2, noise=2, models=2, losses=2, training=3, image_files=3,
+FLOORS = dict(basics=0, plots=1, data=2, noise=2, models=2, losses=2, training=3, image_files=3, distributed=4,
               loss_correction=4, generalized_cross_entropy=4, symmetric_cross_entropy=4, nnaqc=4, joint_optimization=4,
               protocols=5, experiments=6, comparison=6, report=7, workshop=7, speed=7)
 
