@@ -8,15 +8,16 @@ PAPER   ?= patrini2017
 TABLE   ?= table2
 SITE    ?= runs/report
 README  ?= README.md
+PACK    ?= runs/gpu_pack
 export PATH := $(abspath $(BIN)):$(PATH)
 $(foreach key,DATA RESULTS DEVICE SCALE WORKERS,$(if $($(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
 ONLY     = $(foreach key,dataset model method noise variant rate precision profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab table plan report bench workshop nbs nb twins readme notebooks clean
+.PHONY: help run test lab table plan report bench workshop nbs nb twins readme notebooks gpu-pack import-results clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
@@ -53,6 +54,12 @@ bench: $(READY) ## how fast the engine is beside a plain loop; writes results/be
 
 workshop: $(READY) ## student and instructor notebooks, in runs/workshop
 	$(RUN) -m noisy_course.workshop runs/workshop
+
+gpu-pack: $(READY) ## a folder for a rented GPU without internet: make gpu-pack PACK=runs/gpu_pack MINUTES=30 TARGET=3.12 (its Python)
+	$(RUN) -m noisy_course.gpu_pack pack $(PACK) $(foreach option,SCALE MINUTES MACHINE MEGABYTES,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) $($(option)))) $(if $(TARGET),--python $(TARGET))
+
+import-results: $(READY) ## check what came back and add it to results/: make import-results FOLDER=gpu_pack/results
+	$(RUN) -m noisy_course.gpu_pack import $(FOLDER)
 
 # Writing: a notebook is edited as text, in its jupytext twin, and never rebuilt: cell ids and outputs stay.
 

@@ -66,9 +66,9 @@ def short(
     rate: float, # probability of a wrong label
 ) -> str: # e.g. "MNIST sym 0.5"
     "A setting in few letters."
-    people = dict(aggre="majority", worse="worst label")
-    words = people.get(noise) or f"{noise[:4].rstrip('m')}. {rate:g}"
-    return f"{dict(mnist='MNIST', fashion_mnist='Fashion', cifar10='CIFAR-10N').get(dataset, dataset)} {words}"
+    people, kinds = dict(aggre="majority", worse="worst label"), dict(symmetric="sym.", asymmetric="asym.")
+    name = dict(mnist="MNIST", fashion_mnist="Fashion", cifar10="CIFAR-10N").get(dataset, dataset)
+    return f"{name} {people.get(noise) or f'{kinds.get(noise, noise)} {rate:g}'}"
 
 def over_cross_entropy(
     picked: pd.DataFrame, # from `chosen`

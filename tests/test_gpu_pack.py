@@ -1,0 +1,456 @@
+"""The pack for a rented GPU: what is worth most, what travels, the clock, and what is refused when it comes back."""
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from noisy_course import data, experiments, gpu_pack
+from noisy_course.data import Layout
+from noisy_course.experiments import Block, blocks, missing, plan, tree, write_result
+from noisy_course.gpu_pack import (FIRST, OFFICIAL, copy_course, cut, data_of, defined_block, download_wheels, fault, import_results, lacking, main,
+                                   most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack)
+from noisy_course.protocols import TABLES
+
+def tiny(**changes):
+    "A block of seconds: cross-entropy, and forward correction with an estimate, on 300 digits."
+    return replace(Block("patrini2017", "table2", "mnist", "mlp", "asymmetric", .6, samples=300, scale="smoke", epochs=8, dropout=.5, percentile=97., variant="",
+                         methods=("cross_entropy", "forward_estimated"), seeds=(0,)), **changes)
+
+def trained(block):
+    dataset = experiments.block_data(block)
+    runs = experiments.block_runs(block, dataset)
+    return experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs))
+
+def same_numbers(a, b):
+    "All values but times."
+    keys = ["method", "seed", "metric", "epoch", "value", "epoch_chosen", "realised_rate", "block"]
+    a, b = (rows[~rows.metric.str.contains("seconds")][keys].sort_values(keys[:4]).reset_index(drop=True) for rows in (a, b))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+@pytest.fixture(scope="module")
+def rows():
+    "As they come from a clean tree of this repository, if it is one."
+    return trained(tiny()).assign(dirty=False, commit=tree()["commit"].replace("unknown", "0" * 40))
+
+@pytest.fixture
+def clean(monkeypatch):
+    "A tree in which everything is committed."
+    said = dict(commit=tree()["commit"].replace("unknown", "0" * 40), dirty=False)
+    monkeypatch.setattr(gpu_pack, "tree", lambda: said)
+    return said
+
+
+# --- what is worth most ---
+
+def test_the_order_of_value():
+    order = value_order()
+    assert tuple(order[:len(FIRST)]) == FIRST and len(set(order)) == len(order)
+    said = [(p[:-4], d, m) for p, _, d, m in order]
+    firsts = [("patrini", "cifar10", "resnet14"), ("patrini", "cifar10", "resnet32"), ("patrini", "imdb", "lstm"), ("wang", "mnist", "cnn4"), ("jindal", "mnist", "lenet"),
+              ("wang", "cifar10", "cnn8"), ("zhang", "fashion_mnist", "resnet18"), ("tanaka", "cifar10", "preact32")]
+    assert [said.index(one) for one in firsts] == sorted(said.index(one) for one in firsts) and set(said[:len(FIRST)]) == set(firsts)
+
+def test_all_main_tables_are_there():
+    tables = {("patrini2017", "table2"), ("zhang2018", "table1"), ("zhang2018", "table2"), ("wang2019", "table1"), ("wang2019", "table2"), ("tanaka2018", "table1")}
+    there = {one[:2] for one in value_order()}
+    assert tables < there and ("patrini2017", "ablation") not in there and ("tanaka2018", "figure2") not in there
+    for paper, table, dataset, model in value_order(): assert TABLES[paper, table].part(dataset, model)
+
+def test_blocks_with_results_are_not_missing(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    todo = most_valuable([])
+    assert {b.scale for b in todo} == {"paper"} and (todo[0].dataset, todo[0].model) == ("cifar10", "resnet14")
+    keys = [(b.paper, b.table, b.dataset, b.model) for b in todo]
+    assert list(dict.fromkeys(keys)) == value_order()
+    for folder, block in ((one, todo[0]), (two, todo[5])):
+        folder.mkdir()
+        (folder / f"{block.name}.parquet").touch()
+    assert most_valuable([one, two]) == [b for b in todo if b not in (todo[0], todo[5])]
+
+
+# --- data ---
+
+def test_what_a_block_needs():
+    assert data_of(tiny()) == {"mnist"}
+    assert data_of(tiny(noise="open_set", outside="cifar100")) == {"mnist", "cifar100"}
+    assert data_of(tiny(dataset="cifar10", noise="worse")) == {"cifar10", "cifar10n"}
+
+def made(shape, n=60):
+    g = torch.Generator().manual_seed(0)
+    x = lambda n: torch.randint(256, (n, *shape), dtype=torch.uint8, generator=g)
+    return data.Dataset("made", x(n), torch.arange(n) % 10, x(12), torch.arange(12) % 10, tuple("abcdefghij"))
+
+@pytest.mark.parametrize("name, shape", [("fashion_mnist", (28, 28)), ("cifar10", (3, 32, 32))])
+def test_images_travel_as_images(tmp_path, monkeypatch, name, shape):
+    "And are the official files again: what is read from them is what was packed."
+    dataset = made(shape)
+    monkeypatch.setattr(gpu_pack, "place_of", lambda name: (None, tmp_path))
+    monkeypatch.setattr(gpu_pack.data, "load", lambda name, download: dataset)
+    pack_data(name, tmp_path / "sheets")
+    assert {file.suffix for file in (tmp_path / "sheets").iterdir()} == {".png", ".npy"}
+    unpack_data(name, tmp_path / "sheets", tmp_path / "data")
+    monkeypatch.undo()
+    monkeypatch.setattr(data, "ASSETS", tmp_path / "nothing")
+    monkeypatch.setenv("NOISY_COURSE_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("NOISY_COURSE_DATA", str(tmp_path / "data"))
+    again = data.load(name, download=False, check=False)
+    for field in ("train_x", "train_y", "test_x", "test_y"): assert torch.equal(getattr(again, field), getattr(dataset, field)), field
+    with pytest.raises(ValueError, match="truncated or altered"): data.load(name, download=False)
+
+def test_more_images_than_fit_a_sheet(tmp_path):
+    dataset = made((28, 28), 20_100)
+    gpu_pack._pack_images(dataset, tmp_path / "sheets")
+    assert sorted(file.name for file in (tmp_path / "sheets").glob("train*")) == ["train-0.png", "train-1.png", "train-2.png", "train.npy"]
+    unpack_data("fashion_mnist", tmp_path / "sheets", tmp_path / "data")
+    assert torch.equal(data.read_idx((tmp_path / "data/FashionMNIST/raw/train-images-idx3-ubyte").read_bytes()), dataset.train_x)
+
+def test_official_files_are_official():
+    "Those made of digits are, but for their folder, the bytes of MNIST's own."
+    digits = data.load("mnist", download=False)
+    for name, raw in OFFICIAL["fashion_mnist"](digits.train_x, digits.train_y, digits.test_x, digits.test_y).items():
+        expected = {file.split("/")[-1]: md5 for file, md5 in data.MNIST[1].files.items()}[name.split("/")[-1]]
+        assert data.digest(raw, expected) == expected
+
+def test_other_data_travel_as_files(tmp_path, monkeypatch):
+    (tmp_path / "data/imdb").mkdir(parents=True)
+    (tmp_path / "data/imdb/reviews.xz").write_bytes(b"reviews")
+    layout = Layout({"imdb/reviews.xz": data.digest(b"reviews")}, None)
+    monkeypatch.setitem(data.LAYOUTS, "imdb", (layout,))
+    monkeypatch.setenv("NOISY_COURSE_DATA", str(tmp_path / "data"))
+    assert gpu_pack.place_of("imdb") == (layout, tmp_path / "data")
+    pack_data("imdb", tmp_path / "files")
+    unpack_data("imdb", tmp_path / "files", tmp_path / "there")
+    assert (tmp_path / "there/imdb/reviews.xz").read_bytes() == b"reviews"
+    (tmp_path / "data/imdb/reviews.xz").write_bytes(b"rev1ews")
+    with pytest.raises(ValueError, match="truncated or altered"): pack_data("imdb", tmp_path / "files")
+
+
+# --- wheels ---
+
+def wheel(folder, name, *needs):
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\n" + "".join(f"Requires-Dist: {need}\n" for need in needs))
+
+def test_what_is_needed_is_without_torch():
+    named = {need.split(">")[0] for need in needs()}
+    assert {"pandas", "pyarrow", "papermill", "pillow", "ipykernel"} <= named and not {"torch", "torchvision", "snakemake", "pytest"} & named
+
+def test_what_wheels_lack(tmp_path):
+    wheel(tmp_path, "a", "Big.Name>=2", "torch==2.11.0", 'old; python_version < "3.11"', 'extra-thing; extra == "all"')
+    assert lacking(tmp_path, "3.10") == ["Big.Name>=2", "old"] and lacking(tmp_path, "3.12") == ["Big.Name>=2"]
+    wheel(tmp_path, "big-name")
+    assert lacking(tmp_path, "3.12") == []
+
+def test_wheels_are_fetched_until_nothing_is_lacking(tmp_path, monkeypatch):
+    asked = []
+    def pip(command, check):
+        words = command[command.index("--dest") + 2:]
+        asked.append(words)
+        assert command[command.index("--python-version") + 1] == "3.12" and "--platform=manylinux2014_aarch64" in command
+        if "papermill>=2.6" in words: wheel(tmp_path, "papermill", 'aiohttp>=3; python_version == "3.12"')
+        if words == ["aiohttp>=3"]: wheel(tmp_path, "aiohttp", "multidict")
+        if words == ["multidict"]: wheel(tmp_path, "multidict")
+    monkeypatch.setattr(gpu_pack.subprocess, "run", pip)
+    download_wheels(tmp_path, "3.12", "aarch64")
+    assert asked[-2:] == [["aiohttp>=3"], ["multidict"]] and all(words[0] == "--no-deps" for words in asked if "torchvision" in words[-1])
+    assert not [word for words in asked for word in words if word.startswith(("torch>", "torch="))]
+
+
+# --- parts ---
+
+def test_parts_are_small_and_make_the_folder_again(tmp_path):
+    source = tmp_path / "group"
+    (source / "below").mkdir(parents=True)
+    raws = {"a.bin": np.random.default_rng(0).bytes(2_500_000), "below/b.txt": b"text"}
+    for name, raw in raws.items(): (source / name).write_bytes(raw)
+    (tmp_path / "parts").mkdir()
+    parts = cut(source, tmp_path / "parts", megabytes=1)
+    files = [tmp_path / "parts" / name for name in parts]
+    assert [file.name for file in files] == ["group.1", "group.2", "group.3"] and all(file.stat().st_size <= 1e6 for file in files)
+    with tarfile.open(fileobj=BytesIO(b"".join(file.read_bytes() for file in files))) as archive:
+        assert {m.name: archive.extractfile(m).read() for m in archive} == raws
+    os.utime(source / "a.bin", (1, 1))
+    assert cut(source, tmp_path / "parts", megabytes=1) == parts
+
+def test_a_pack_names_what_it_leaves_out(tmp_path):
+    told = write_pack(tmp_path / "pack", [tiny(), tiny(dataset="clothing1m"), tiny(noise="open_set", outside="imagenet")], minutes=7)
+    assert told["left_out"] == dict(clothing1m=1, imagenet=1) and told["blocks"] == 1
+    pack, planned = (json.loads((tmp_path / "pack" / name).read_text()) for name in ("pack.json", "plan.json"))
+    assert list(planned) == [tiny().name] and pack["minutes"] == 7 and pack["commit"] == tree()["commit"] and set(pack["groups"]) == {"course"}
+    assert {file.name for file in (tmp_path / "pack").iterdir()} == {"run.py", "pack.json", "plan.json", "parts"}
+
+def test_a_pack_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="^todo: expected blocks whose data are on this machine, which has no clothing1m"): write_pack(tmp_path / "pack", [tiny(dataset="clothing1m")])
+    assert not (tmp_path / "pack").exists()
+
+def test_only_a_pack_is_written_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(ValueError, match="^folder: expected a new folder, or a pack to write anew, got .* with thesis.tex"): write_pack(tmp_path, [tiny()])
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+
+def test_a_pack_that_was_not_finished_is_none(tmp_path, monkeypatch):
+    write_pack(tmp_path / "pack", [tiny()])
+    monkeypatch.setattr(gpu_pack, "cut", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): write_pack(tmp_path / "pack", [tiny()])
+    assert not (tmp_path / "pack/pack.json").exists() and not list((tmp_path / "pack").glob(".staged*"))
+    monkeypatch.undo()
+    assert write_pack(tmp_path / "pack", [tiny()])["blocks"] == 1
+
+def test_the_packed_course_says_its_commit(tmp_path):
+    copy_course(tmp_path)
+    note = json.loads((tmp_path / "packed.json").read_text())
+    assert note == tree() | dict(sources=experiments.sources())
+    (tmp_path / "packed.json").write_text(json.dumps(note | dict(commit="c" * 40, dirty=False)))
+    asked = """if True:
+        from noisy_course.experiments import provenance
+        print(*(provenance()[k] for k in ("commit", "dirty")))
+        open("noisy_course/noise.py", "a").write("# changed over there")
+        print(*(provenance()[k] for k in ("commit", "dirty")))"""
+    said = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(tmp_path)), capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["c" * 40 + " False", "c" * 40 + " True"]
+
+
+# --- run.py ---
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    "The pack's script as a module, in a folder of its own."
+    spec = importlib.util.spec_from_file_location("run_pack", shutil.copy(gpu_pack.SCRIPT, tmp_path / "run.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_damaged_and_missing_parts_are_named(tmp_path, script):
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group/a.bin").write_bytes(bytes(2_000_000))
+    (tmp_path / "parts").mkdir()
+    parts = cut(tmp_path / "group", tmp_path / "parts", megabytes=1)
+    second = (tmp_path / "parts/group.2").read_bytes()
+    (tmp_path / "parts/group.2").write_bytes(second[:-1])
+    with pytest.raises(SystemExit, match="parts/group.2: truncated or altered"): script.unpack("group", parts)
+    (tmp_path / "parts/group.2").unlink()
+    with pytest.raises(SystemExit, match="parts/group.2 is missing"): script.unpack("group", parts)
+    (tmp_path / "parts/group.2").write_bytes(second)
+    script.unpack("group", parts)
+    assert (tmp_path / "work/group/a.bin").stat().st_size == 2_000_000
+    shutil.rmtree(tmp_path / "parts")
+    script.unpack("group", parts)
+
+def test_an_old_or_missing_torch_is_told(script, monkeypatch):
+    script.needs_torch(".".join(torch.__version__.split(".")[:2]))
+    with pytest.raises(SystemExit, match="PyTorch 99.1 or newer is needed"): script.needs_torch("99.1")
+    def lost(name): raise script.importlib.metadata.PackageNotFoundError
+    monkeypatch.setattr(script.importlib.metadata, "version", lost)
+    with pytest.raises(SystemExit, match="has no PyTorch"): script.needs_torch("2.11")
+
+def test_an_environment_around_this_python(tmp_path, script, monkeypatch):
+    "It sees the PyTorch that is here, takes the newest torchvision that can be imported, and is made once."
+    installed, wheels = [], tmp_path / "work/wheels"
+    wheels.mkdir(parents=True)
+    for version in ("0.26.0", "0.28.0", "0.29.2"): (wheels / f"torchvision-{version}-py3-none-any.whl").touch()
+    monkeypatch.setattr(script, "install", lambda *words: installed.append(Path(words[-1]).name))
+    monkeypatch.setattr(script, "has_torchvision", lambda: installed[-1].startswith("torchvision-0.28"))
+    pack = dict(groups=dict(wheels={"wheels.1": "sum"}), needs=["pandas>=2.2"])
+    python = script.environment(pack)
+    assert installed == ["pandas>=2.2", "torchvision-0.29.2-py3-none-any.whl", "torchvision-0.28.0-py3-none-any.whl"]
+    assert subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True).stdout.strip() == torch.__version__
+    assert script.environment(pack) == python and len(installed) == 3
+    monkeypatch.setattr(script, "has_torchvision", lambda: False)
+    with pytest.raises(SystemExit, match="no torchvision of the pack fits"): script.environment(pack | dict(groups=dict(wheels={"wheels.1": "other"})))
+
+
+# --- against the clock ---
+
+def planned(folder, *chosen):
+    (folder / "plan.json").write_text(json.dumps({b.name: experiments.parameters(b, "", "") for b in chosen}))
+    return folder / "plan.json"
+
+@pytest.fixture
+def quick(monkeypatch):
+    "Blocks that take no time: what each does is a line of Python which knows its `name` and `results`."
+    def train_as(line):
+        monkeypatch.setattr(gpu_pack, "TRAIN", "import sys, time; from pathlib import Path; name, results = sys.argv[2], Path(sys.argv[1]).parent; " + line)
+    return train_as
+
+four = [tiny(rate=rate) for rate in (.1, .2, .3, .4)]
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_blocks_are_trained_in_order(tmp_path, quick, workers):
+    quick("time.sleep(.2); (results / (name + '.parquet')).touch(); print(name, file=open(results / 'order', 'a')); assert len(list((results / 'logs').iterdir()))")
+    paths = run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=5, workers=workers)
+    order = (tmp_path / "results/order").read_text().split()
+    assert [path.stem for path in paths] == [b.name for b in four] and sorted(order) == sorted(b.name for b in four)
+    if workers == 1: assert order == [b.name for b in four]
+    else: assert set(order[:2]) == {b.name for b in four[:2]}
+    given = json.loads((tmp_path / "results/plan.json").read_text())[four[0].name]
+    assert (given["device"], given["results"]) == ("cpu", str(tmp_path / "results"))
+
+def test_a_failed_block_does_not_stop_the_others(tmp_path, quick, capsys):
+    quick(f"name != {four[1].name!r} or 1 / 0; (results / (name + '.parquet')).touch()")
+    paths = run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=5)
+    assert [path.stem for path in paths] == [b.name for b in four if b != four[1]]
+    assert f"{four[1].name} failed, see" in "".join(capsys.readouterr()) and "ZeroDivisionError" in (tmp_path / f"results/logs/{four[1].name}.log").read_text()
+
+class Clock:
+    "One on which an hour passes when a file appears."
+    def __init__(self, file): self.monotonic, self.sleep = lambda: 3600. * file.exists(), time.sleep
+
+def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch, capsys):
+    "The first block is done, the second is interrupted, the third is not begun; the same call goes on."
+    quick("name == %r or ((results / 'begun').touch(), time.sleep(600)); (results / (name + '.parquet')).touch()" % four[0].name)
+    monkeypatch.setattr(gpu_pack, "time", Clock(tmp_path / "results/begun"))
+    file = planned(tmp_path, *four)
+    assert [path.stem for path in run_plan(file, tmp_path / "results", minutes=5)] == [four[0].name]
+    assert "KeyboardInterrupt" in (tmp_path / f"results/logs/{four[1].name}.log").read_text() and not (tmp_path / f"results/logs/{four[2].name}.log").exists()
+    assert f"{four[1].name} stopped; it had no checkpoint yet" in "".join(capsys.readouterr())
+    (tmp_path / "results/begun").unlink()
+    quick("(results / (name + '.parquet')).touch()")
+    assert len(run_plan(file, tmp_path / "results", minutes=5)) == 4
+
+def test_no_time_at_all(tmp_path, quick):
+    quick("1 / 0")
+    assert run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=-1) == [] and not (tmp_path / "results/logs").exists()
+
+
+# --- what comes back ---
+
+def test_a_block_is_known_from_its_rows(rows):
+    assert defined_block(rows) == tiny()
+    assert defined_block(rows.drop(columns="lr")) == tiny()
+    with pytest.raises(ValueError, match="^rows: expected one block, got several values of rate"): defined_block(rows.assign(rate=[.1] + [.2] * (len(rows) - 1)))
+
+def test_published_results_are_sound_or_say_why():
+    files = sorted((gpu_pack.COURSE / "results").glob("*.parquet"))[::12]
+    if not files: pytest.skip("no published results here")
+    faults = {fault(file).split(", which")[0].split(" commit")[0] for file in files}
+    assert faults <= {"", "comes from a changed tree", "comes from"}
+
+def damaged(rows):
+    one = (rows.method == "forward_estimated")
+    single = lambda metric: one & (rows.metric == metric)
+    yield "a method is lost", rows[~one | (rows.metric != "accuracy")], "lacks forward_estimated's seed 0, accuracy, epoch 0"
+    yield "an epoch is lost", rows[~(single("test_accuracy") & (rows.epoch == 3))], "lacks forward_estimated's seed 0, test_accuracy, epoch 3"
+    yield "a run is lost", rows[~one], "is not what its name says"
+    yield "rows twice", pd.concat([rows, rows[single("accuracy_last")]]), "has forward_estimated's seed 0, accuracy_last, epoch 0 twice"
+    yield "no number", rows.assign(value=rows.value.mask(single("accuracy"))), "has accuracies that are no percentages"
+    yield "no percentage", rows.assign(value=rows.value.mask(single("test_accuracy"), 101.)), "has accuracies that are no percentages"
+    yield "another definition", rows.assign(epochs=9), "is not what its name says: its rows define"
+    yield "another name inside", rows.assign(block="other"), "is not what its name says"
+    yield "two blocks", rows.assign(rate=[.1] + [.6] * (len(rows) - 1)), "is no result of one block"
+    yield "a column is lost", rows.drop(columns="method"), "is no result of one block"
+    yield "changed tree", rows.assign(dirty=True), "comes from a changed tree"
+    yield "unknown commit", rows.assign(commit="unknown"), "comes from an unknown commit"
+
+def test_unsound_results_are_refused(tmp_path, rows):
+    for i, (what, bad, why) in enumerate(damaged(rows)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        bad.to_parquet(folder / f"{tiny().name}.parquet")
+        outcome = import_results(folder, tmp_path / "results")
+        assert outcome.outcome.tolist() == ["refused"] and outcome.why[0].startswith(why), (what, outcome.why[0])
+    assert not (tmp_path / "results").exists()
+
+def test_files_that_are_no_results_are_refused(tmp_path, rows):
+    write_result(rows, tmp_path / "back")
+    (tmp_path / f"back/{tiny().name}.parquet").rename(tmp_path / "back/renamed.parquet")
+    (tmp_path / "back/text.parquet").write_text("no table")
+    (tmp_path / "back/.half.parquet").write_text("half")
+    outcome = import_results(tmp_path / "back", tmp_path / "results").set_index("block").why
+    assert outcome["renamed"] == f"is not what its name says: its rows define {tiny().name}" and outcome["text"].startswith("cannot be read") and len(outcome) == 2
+    for empty in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match="^folder: expected a folder with result files"): import_results(empty, tmp_path / "results")
+
+def test_a_commit_of_another_repository_is_refused(tmp_path, rows):
+    if tree()["commit"] == "unknown": pytest.skip("git is missing")
+    file = write_result(rows.assign(commit="f" * 40), tmp_path)
+    assert fault(file) == f"comes from commit {'f' * 40}, which this repository does not have"
+
+def test_a_result_of_an_older_definition_is_refused(tmp_path, rows, monkeypatch):
+    file = write_result(rows, tmp_path)
+    assert fault(file) == ""
+    monkeypatch.setattr(experiments, "DEFINITION", experiments.DEFINITION + 1)
+    assert fault(file).startswith("is not what its name says")
+
+def test_results_are_added_once_and_never_replaced(tmp_path, rows):
+    file = write_result(rows, tmp_path / "back/results")
+    told = lambda: import_results(tmp_path / "back", tmp_path / "results")[["outcome", "why"]].iloc[0].tolist()
+    assert told() == ["added", ""] and (tmp_path / "results" / file.name).read_bytes() == file.read_bytes()
+    assert told() == ["there already", ""]
+    write_result(rows.assign(value=rows.value.where(rows.metric != "valid_loss", 1.)), tmp_path / "back/results")
+    before = (tmp_path / "results" / file.name).read_bytes()
+    assert told() == ["refused", "results has another result of this block"] and (tmp_path / "results" / file.name).read_bytes() == before
+    assert [f.name for f in (tmp_path / "results").iterdir()] == [file.name]
+
+
+# --- the commands ---
+
+def test_a_changed_tree_is_not_packed(tmp_path, clean):
+    clean["dirty"] = True
+    with pytest.raises(SystemExit, match="^tree: expected a repository with everything committed, got commit .*, changed"): main(["pack", str(tmp_path / "pack")])
+    assert not (tmp_path / "pack").exists()
+
+def test_what_is_packed_is_told(tmp_path, clean, monkeypatch, capsys):
+    fetched = []
+    monkeypatch.setattr(gpu_pack, "most_valuable", lambda folders, scale: [tiny(scale=scale), tiny(dataset="clothing1m")])
+    monkeypatch.setattr(gpu_pack, "download_wheels", lambda folder, *where: (wheel(folder, "toy"), fetched.append(where)))
+    main(["pack", str(tmp_path / "pack"), "--python", "3.12", "--minutes", "8", "--scale", "smoke"])
+    said = capsys.readouterr().out
+    assert "left out: 1 blocks that need clothing1m" in said and "1 blocks; megabytes: course" in said and "python run.py --minutes 8" in said
+    assert fetched == [("3.12", "x86_64")] and set(json.loads((tmp_path / "pack/pack.json").read_text())["groups"]) == {"course", "wheels"}
+
+def test_a_refused_result_fails_the_command(tmp_path, rows, capsys):
+    write_result(rows, tmp_path / "back")
+    main(["import", str(tmp_path / "back"), "--to", str(tmp_path / "results")])
+    assert "added" in capsys.readouterr().out
+    (tmp_path / "back/text.parquet").write_text("no table")
+    with pytest.raises(SystemExit, match="1"): main(["import", str(tmp_path / "back"), "--to", str(tmp_path / "results")])
+    assert "cannot be read" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="^folder: expected"): main(["import", str(tmp_path / "none"), "--to", str(tmp_path / "results")])
+
+def in_second_stage(results, block):
+    note = results / "progress" / f"{block.name}.json"
+    return note.exists() and json.loads(note.read_text())[0] > block.epochs
+
+def test_there_and_back(tmp_path, rows, clean):
+    "A pack is moved away, its command is interrupted in the middle of a block and given again; what comes back is what is trained here."
+    write_pack(tmp_path / "pack", [tiny()])
+    away = shutil.move(tmp_path / "pack", tmp_path / "away")
+    command = [sys.executable, str(away / "run.py"), "--device", "cpu", "--minutes", "30"]
+    place = dict(cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    with open(tmp_path / "said", "w") as said: process = subprocess.Popen(command, stdout=said, stderr=said, **place)
+    try:
+        while not in_second_stage(away / "results", tiny()):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0, (tmp_path / "said").read_text()
+    finally: process.kill()
+    assert f"{tiny().name} stopped; the same command goes on from its checkpoint" in (tmp_path / "said").read_text() and missing([tiny()], away / "results")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, **place)
+    assert "1 of 1 blocks are finished" in done.stdout and "unpacking" not in done.stdout and (away / f"results/notebooks/{tiny().name}.ipynb").exists()
+    back = pd.read_parquet(away / f"results/{tiny().name}.parquet")
+    same_numbers(back, rows)
+    assert back.commit.unique().tolist() == [clean["commit"]] and not back.dirty.any()
+    assert import_results(away, tmp_path / "results").outcome.tolist() == ["added"]
