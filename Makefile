@@ -6,7 +6,8 @@ READY   := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cu
 RUN     := $(BIN)/python
 PAPER   ?= patrini2017
 TABLE   ?= table2
-SITE    ?= runs/report
+SITE    ?= runs/site
+PAGES   ?= runs/report
 README  ?= README.md
 PACK    ?= runs/gpu_pack
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -29,17 +30,17 @@ $(READY):
 
 run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
 	$(RUN) -m noisy_course.experiments patrini2017 table2 --dataset mnist
-	$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site $(SITE)
+	$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site $(PAGES)
 
 table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
 	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY)
-	$(RUN) -m noisy_course.report $(PAPER) $(TABLE) $(if $(DATASET),--dataset $(DATASET)) --site $(SITE)
+	$(RUN) -m noisy_course.report $(PAPER) $(TABLE) $(if $(DATASET),--dataset $(DATASET)) --site $(PAGES)
 
 plan: $(READY) ## what `make table` with the same words would run
 	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY) --plan
 
-report: $(READY) ## the HTML report, from the results that are there
-	$(RUN) -m noisy_course.report --site $(SITE)
+report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
+	$(RUN) -m noisy_course.site --site $(SITE)
 
 test: $(READY) ## every notebook at its default parameters, all tests
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --timing nbs

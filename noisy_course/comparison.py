@@ -7,8 +7,8 @@ __all__ = ['ASSETS', 'SETTING', 'CELL', 'PAPERS', 'LEAST_STD', 'KNOWS_T', 'GENIE
            'SCALES', 'DEFINED', 'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL', 'GCE', 'JOINT',
            'RULES', 'NAMES', 'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results',
            'listed', 'span', 'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score',
-           'all_sides', 'identity', 'coverage', 'named', 'setting_title', 'block_title', 'stand_in', 'readable', 'told',
-           'readme_table', 'number', 'terminal_table']
+           'all_sides', 'identity', 'coverage', 'by_paper', 'named', 'setting_title', 'block_title', 'stand_in',
+           'readable', 'told', 'readme_table', 'papers_table', 'number', 'terminal_table']
 
 # %% ../nbs/21_comparison.ipynb #5e926914
 import re
@@ -317,15 +317,19 @@ def _scales(results, paper, table):
     found = set(pick(results, paper=paper, table=published(paper, table).grid.iloc[0], metric="accuracy").scale)
     return [s for s in SCALES if s in found] + sorted(found - set(SCALES))
 
-def score(
-    both: pd.DataFrame, # from `side_by_side`
-) -> dict: # cells, runs, differences, orderings; the networks that stand in for the paper's
-    "How much of a table is done, and how close it is."
-    done, order = both[both.our_n.notna()], orderings(both).query("outcome != 'not run'")
+def _tally(both, order):
+    done, order = both[both.our_n.notna()], order.query("outcome != 'not run'")
     near = (done.difference.abs() <= 2 * done.paper_std.clip(lower=LEAST_STD) + 1e-9)[done.paper_std.notna()]
     outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(), orderings_of=len(order))
-    return dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=span(done.our_n), difference=done.difference.abs().median(),
+    low, median, high = done.difference.abs().quantile([.25, .5, .75])
+    return dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=span(done.our_n), difference=median, low=low, high=high,
                 largest=done.difference.abs().max(), within=near.sum(), within_of=len(near), stand_in=listed(done.network[done.network != ""])) | outcomes
+
+def score(
+    both: pd.DataFrame, # from `side_by_side`
+) -> dict: # cells, runs, differences (median, quartiles, largest), orderings; the networks that stand in for the paper's
+    "How much of a table is done, and how close it is."
+    return _tally(both, orderings(both))
 
 # %% ../nbs/21_comparison.ipynb #7f2c00bd
 def all_sides(
@@ -345,6 +349,19 @@ def coverage(
 ) -> pd.DataFrame: # one row a published table and scale
     "How many cells of each published table are done, at which scale, and how close they are."
     return pd.DataFrame([identity(both) | score(both) for both in all_sides(results)])
+
+# %% ../nbs/21_comparison.ipynb #a73145e4
+def by_paper(
+    results: pd.DataFrame, # from `read_results`
+) -> pd.DataFrame: # one row a paper and scale; an empty paper stands for all
+    "How much of each paper is done at each scale, and how close it is: cells, quartiles of |ours − paper|, orderings."
+    rows = []
+    for scale in sorted(set(results.scale), key=[*SCALES, *sorted(set(results.scale))].index):
+        sides = [side_by_side(results, *of, scale) for of in published_tables()]
+        for paper in [*PAPERS, ""]:
+            own = [both for both in sides if paper in ("", both.paper.iloc[0])]
+            rows.append(dict(paper=paper, scale=scale) | _tally(pd.concat(own), pd.concat(map(orderings, own))))
+    return pd.DataFrame([row for row in rows if row["cells"]])
 
 # %% ../nbs/21_comparison.ipynb #364d5230
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
@@ -408,12 +425,26 @@ def told(
             "orderings that hold": _of(c.orderings, c.orderings_of)}
 
 # %% ../nbs/21_comparison.ipynb #94693c31
+def _markdown(rows):
+    head = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [*head, *(r.values() for r in rows)])
+
 def readme_table(
     results: pd.DataFrame, # from `read_results`
 ) -> str: # markdown
     "The README's table of what has been reproduced."
-    rows = [told(c) for c in coverage(results).itertuples()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [rows[0], ["---"] * len(rows[0]), *(r.values() for r in rows)])
+    return _markdown([told(c) for c in coverage(results).itertuples()])
+
+# %% ../nbs/21_comparison.ipynb #7216167b
+def _told_paper(c):
+    return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}", "median difference": _points(c.difference),
+            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of), "orderings that hold": _of(c.orderings, c.orderings_of)}
+
+def papers_table(
+    results: pd.DataFrame, # from `read_results`
+) -> str: # markdown
+    "What has been reproduced of each paper, and how close it is."
+    return _markdown([_told_paper(c) for c in by_paper(results).itertuples()])
 
 # %% ../nbs/21_comparison.ipynb #7cbb52fd
 def _wide(text, width, left=False):

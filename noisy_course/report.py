@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FIGURE1', 'METRICS', 'LEGEND', 'CONCLUSIONS', 'NOTES', 'PARTS', 'FOUR', 'NUMBERS', 'TUNED', 'INTRO', 'PAGES',
            'FIGURES', 'figure1_points', 'figure1', 'curve_points', 'training_curves', 'transitions', 'row_error',
-           'runs_by_q', 'with_q', 'q_choice', 'q_figure', 'provenance', 'write_report', 'main']
+           'runs_by_q', 'with_q', 'q_choice', 'q_figure', 'provenance', 'template', 'write_report', 'main']
 
 # %% ../nbs/24_report.ipynb #b1f238f4
 import argparse
 import json
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -242,7 +243,8 @@ NOTES = dict(tanaka2018="“Best” is the epoch of the highest validation accur
 
 def _table_page(results, paper, table, sides):
     for scale, both in sides.items():
-        yield _section(f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale else f"Not run: {len(both)} cells", NOTES.get(paper, ""))
+        part = "" if table == both.grid.iloc[0] else f"{named(table)}. "
+        yield _section(part + (f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale else f"Not run: {len(both)} cells"), NOTES.get(paper, ""))
         yield from _grids(both)
         if scale: yield from _orders(both, scale)
         if scale and (paper, table) in FINDINGS: yield from _found(both, (paper, table), scale)
@@ -527,8 +529,17 @@ def _by_block(sides):
     parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False) if part.our_n.notna().any()]
     return pd.DataFrame([identity(part) | dict(table=block_title(*block)) | score(part) for block, part in parts])
 
+# %% ../nbs/24_report.ipynb #984573a6
+@cache
+def template(
+    name: str, # of a file in `assets/report`
+) -> jinja2.Template: # which escapes what it is given
+    "A template of the report."
+    loader = jinja2.FileSystemLoader(ASSETS/"report", encoding="utf-8")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
 # %% ../nbs/24_report.ipynb #0a9c9177
-PAGES = [("", "", _table_page), ("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
+PAGES = [("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
          ("differences", "Differences over 2 points", _why_page), ("provenance", "Provenance", _provenance_page)]
 FIGURES = {
     ("patrini2017", "table2"): [("figure1", "Figure 1", _figure1_page)],
@@ -548,16 +559,18 @@ def _in_order(results, paper, table):
     return results.iloc[np.argsort(np.where(place < 0, len(results), place), kind="stable")]
 
 def _pages(results, sides):
-    for paper, table in published_tables():
+    grids = {of: published(*of).grid.iloc[0] for of in published_tables()}
+    for paper, table in (of for of, grid in grids.items() if of[1] == grid):
         results = _in_order(results, paper, table)
-        own = {both.scale.iloc[0]: both for both in sides if identity(both)["paper"] == paper and identity(both)["table"] == table}
-        more = FIGURES.get((paper, table), []) + PAGES[1:] if published(paper, table).grid.iloc[0] == table else []
-        for name, title, build in PAGES[:1] + more:
-            run = own if not name else {scale: both for scale, both in own.items() if both.our_n.notna().any()}
+        run = {scale: both for scale, both in _own(sides, paper, table).items() if both.our_n.notna().any()}
+        parts = [t for (p, t), grid in grids.items() if (p, grid) == (paper, table)]
+        tables = [section for t in parts for section in _table_page(results, paper, t, _own(sides, paper, t))]
+        yield dict(file=f"{paper}_{table}.html", title=named(table), paper=named(paper), sections=tables)
+        for name, title, build in FIGURES.get((paper, table), []) + PAGES:
             sections = list(build(results, paper, table, run))
-            if name and not sections: continue
-            file = "_".join(filter(None, (paper, table, name))) + ".html"
-            yield dict(file=file, title=title or named(table), paper=named(paper), sections=sections)
+            if sections: yield dict(file=f"{paper}_{table}_{name}.html", title=title, paper=named(paper), sections=sections)
+
+def _own(sides, paper, table): return {both.scale.iloc[0]: both for both in sides if tuple(both[["paper", "table"]].iloc[0]) == (paper, table)}
 
 # %% ../nbs/24_report.ipynb #abb9d7ce
 def write_report(
@@ -570,9 +583,8 @@ def write_report(
     folder, results = Path(folder), results if scale is None else pick(results, scale=scale)
     sides = all_sides(results)
     pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))), *_pages(results, sides)]
-    loader = jinja2.FileSystemLoader(ASSETS/"report", encoding="utf-8")
-    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("page.html")
-    for name in ("report.css", "report.js"): _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
+    page = template("page.html")
+    for name in ("report.css", "parts.css", "report.js"): _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
     _save(folder/"plotly.min.js", get_plotlyjs())
     nav = [(paper, list(own)) for paper, own in groupby(pages, key=lambda p: p["paper"])]
     for this in pages: _save(folder/this["file"], page.render(page=this, nav=nav))

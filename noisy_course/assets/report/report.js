@@ -15,7 +15,7 @@ function draw(div) {
     Object.assign(fig.layout.margin, { l: 55, r: 10 });
   }
   const visible = shown(fig);
-  fig.data.forEach((trace, i) => { trace.visible = visible[i]; });
+  fig.data.forEach((trace, i) => { if (!visible[i]) trace.visible = false; });
   Plotly.newPlot(div, fig.data, fig.layout, CONFIG);
 }
 
@@ -28,11 +28,9 @@ function choose(label, options, act) {
 }
 
 function choosers() {
-  const sections = [...document.querySelectorAll("section.choice")];
-  if (sections.length < 2) return;
-  const row = document.createElement("div");
-  row.className = "chooser";
-  const titles = sections.map((s, i) => [i, s.querySelector("h2, h3").textContent]);
+  const row = document.querySelector(".chooser"), sections = [...new Set(plots.map(div => div.closest("section")))];
+  if (!row || sections.length < 2) return;
+  const titles = sections.map((s, i) => [i, s.querySelector("h2, h3").firstChild.textContent]);
   row.append(choose("Show", [["", "all settings"], ...titles], v => sections.forEach((s, i) => { s.hidden = v !== "" && v !== String(i); })));
   const methods = new Map();
   for (const div of plots) for (const t of JSON.parse(div.querySelector("script").textContent).data) if (t.legendgroup && t.name) methods.set(t.legendgroup, t.name);
@@ -40,7 +38,6 @@ function choosers() {
     chosen = v;
     for (const div of plots) if (div.fig) Plotly.restyle(div, { visible: shown(div.fig) });
   }));
-  sections[0].before(row);
 }
 
 choosers();
