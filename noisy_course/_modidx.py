@@ -300,6 +300,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'noisy_course.gpu_pack._clock': ('gpu_pack.html#_clock', 'noisy_course/gpu_pack.py'),
                                        'noisy_course.gpu_pack._emptied': ('gpu_pack.html#_emptied', 'noisy_course/gpu_pack.py'),
                                        'noisy_course.gpu_pack._gaps': ('gpu_pack.html#_gaps', 'noisy_course/gpu_pack.py'),
+                                       'noisy_course.gpu_pack._hearing': ('gpu_pack.html#_hearing', 'noisy_course/gpu_pack.py'),
                                        'noisy_course.gpu_pack._idx_files': ('gpu_pack.html#_idx_files', 'noisy_course/gpu_pack.py'),
                                        'noisy_course.gpu_pack._import': ('gpu_pack.html#_import', 'noisy_course/gpu_pack.py'),
                                        'noisy_course.gpu_pack._imported': ('gpu_pack.html#_imported', 'noisy_course/gpu_pack.py'),

@@ -8,7 +8,7 @@ __all__ = ['ASSETS', 'SETTING', 'CELL', 'PAPERS', 'LEAST_STD', 'KNOWS_T', 'GENIE
            'RULES', 'NAMES', 'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results',
            'listed', 'span', 'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score',
            'all_sides', 'identity', 'coverage', 'by_paper', 'named', 'setting_title', 'block_title', 'stand_in',
-           'readable', 'told', 'readme_table', 'papers_table', 'number', 'terminal_table']
+           'readable', 'told', 'readme_table', 'number', 'papers_table', 'terminal_table']
 
 # %% ../nbs/21_comparison.ipynb #5e926914
 import re
@@ -436,6 +436,14 @@ def readme_table(
     return _markdown([told(c) for c in coverage(results).itertuples()])
 
 # %% ../nbs/21_comparison.ipynb #7216167b
+def number(
+    x: float, # NaN gives no text
+    form: str = ".1f", # as in `format`
+) -> str: # with a true minus sign, and no sign for zero
+    "A number as it is printed in all tables."
+    text = "" if pd.isna(x) else format(x, form)
+    return text.lstrip("+-") if text and float(text) == 0 else text.replace("-", "−")
+
 def _told_paper(c):
     return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}", "median difference": _points(c.difference),
             "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of), "orderings that hold": _of(c.orderings, c.orderings_of)}
@@ -450,14 +458,6 @@ def papers_table(
 def _wide(text, width, left=False):
     space = " " * (width - sum(not unicodedata.combining(c) for c in text))
     return text + space if left else space + text
-
-def number(
-    x: float, # NaN gives no text
-    form: str = ".1f", # as in `format`
-) -> str: # with a true minus sign, and no sign for zero
-    "A number as it is printed in all tables."
-    text = "" if pd.isna(x) else format(x, form)
-    return text.lstrip("+-") if text and float(text) == 0 else text.replace("-", "−")
 
 def _mark(row): return number(row.difference, "+.1f") + ("*" if row.p < .05 else " ")
 

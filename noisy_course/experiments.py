@@ -251,7 +251,8 @@ def machine(
     device: str = "cpu", # "cpu", or a GPU
 ) -> str: # its processor and number of cores, or the GPU
     "What trains on a device."
-    return torch.cuda.get_device_name(devices(device)[0]) if device.startswith("cuda") else _processor()
+    if not device.startswith("cuda"): return _processor()
+    return torch.cuda.get_device_name(devices(device)[0]) if torch.cuda.is_available() else "a GPU that is not here"
 
 def _processor():
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

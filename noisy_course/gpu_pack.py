@@ -303,7 +303,9 @@ def _start(block, results, running, bar, ends):
     log = results / "logs" / f"{block.name}.log"
     log.parent.mkdir(exist_ok=True)
     with open(log, "w") as said:
-        running[block.name] = subprocess.Popen([sys.executable, "-c", TRAIN, str(results / "plan.json"), block.name], stdout=said, stderr=said, start_new_session=True)
+        running[block.name] = subprocess.Popen([sys.executable, "-c", TRAIN, str(results / "plan.json"), block.name], stdout=said, stderr=said, start_new_session=True, preexec_fn=_hearing)
+
+def _hearing(): signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 def _stop(running, bar, results):
     for process in running.values(): process.send_signal(signal.SIGINT)

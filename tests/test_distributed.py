@@ -180,6 +180,7 @@ def normalised(folder): return clothes(folder, normalised=True)
 
 def test_an_error_of_a_process_is_told(tmp_path):
     "Batch normalisation on CPUs, which PyTorch does not synchronise."
+    shop(tmp_path)
     with pytest.raises(RuntimeError, match="ValueError: device: expected GPUs for a network with batch normalisation"):
         launch(code("part", "normalised", "cpu,cpu", tmp_path), 2)
 

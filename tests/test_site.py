@@ -207,7 +207,7 @@ def seen(page, script="", width=1200):
 
 @browser
 def test_a_chapter_in_a_browser(site):
-    look = """for (const div of document.querySelectorAll('.plot')) { div.scrollIntoView(); await new Promise(r => setTimeout(r, 300)); }
+    look = """dispatchEvent(new Event('beforeprint')); await new Promise(r => setTimeout(r, 3000));
     const code = [...document.querySelectorAll('.cell details')], open = code.filter(f => f.open).length;
     document.querySelector('.fold').click();
     return { formulas: document.querySelectorAll('mjx-container svg').length, errors: document.querySelectorAll('[data-mml-node=merror]').length, tags: document.querySelectorAll('[data-mml-node=mlabeledtr]').length,
