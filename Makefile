@@ -36,8 +36,8 @@ table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DA
 	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY)
 	$(RUN) -m noisy_course.report $(PAPER) $(TABLE) $(if $(DATASET),--dataset $(DATASET)) --site $(PAGES)
 
-plan: $(READY) ## what `make table` with the same words would run
-	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY) --plan
+plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER, everything
+	$(RUN) -m noisy_course.experiments $(if $(filter-out file,$(origin PAPER)),$(PAPER) $(TABLE)) $(ONLY) --plan
 
 report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
 	$(RUN) -m noisy_course.site --site $(SITE)
