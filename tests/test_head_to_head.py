@@ -1,0 +1,75 @@
+"""All methods under one protocol: what is chosen, what is counted, and what a test may say."""
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from noisy_course.comparison import SETTING, read_results
+from noisy_course.head_to_head import CHOICE, TOLD, against, chosen, critical_difference, holm, mean_ranks, over_cross_entropy, ranking, regret, tried
+
+METHODS = ["cross_entropy", "forward", "savage", "unhinged"]
+
+def table(rng, n_settings=6, seeds=5, candidates=3):
+    "Runs with random accuracies."
+    keys = [("mnist", "mlp", "symmetric", round(.1 * i, 1), m, s, f"lr={c}") for i in range(n_settings) for m in METHODS for s in range(seeds) for c in range(candidates)]
+    frame = pd.DataFrame(keys, columns=[*CHOICE, "variant"])
+    return frame.assign(**{c: rng.uniform(10, 90, len(frame)) for c in ("valid", "test", "last")})
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_test_labels_choose_nothing(seed):
+    rng = np.random.default_rng(seed)
+    runs = table(rng, 2)
+    other = runs.assign(test=rng.uniform(10, 90, len(runs)))
+    assert chosen(runs)[[*CHOICE, "variant"]].equals(chosen(other)[[*CHOICE, "variant"]])
+    best = runs.groupby(CHOICE).valid.transform("max")
+    assert set(chosen(runs).valid) == set(best)
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_regret_is_what_the_best_candidate_has_more(seed):
+    runs = table(np.random.default_rng(seed), 2)
+    assert (regret(runs).regret >= 0).all()
+    assert (regret(runs.assign(valid=runs.test)).regret == 0).all()
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_holm_lies_between_bonferroni_and_no_correction(p):
+    p = np.array(p)
+    kept = holm(p)
+    assert (kept >= (p < .05 / len(p))).all() and (kept <= (p < .05)).all()
+    if kept.any() and not kept.all(): assert p[kept].max() <= p[~kept].min()
+
+def test_a_rival_that_gains_everywhere_is_clear_and_its_mirror_is_too():
+    picked = chosen(table(np.random.default_rng(0), 12))
+    base = picked[picked.method == "cross_entropy"].set_index([*SETTING, "seed"]).test
+    gain, spread = (picked.method.map(v) for v in (dict(cross_entropy=0, forward=1, savage=-1, unhinged=0), dict(cross_entropy=0, forward=.1, savage=.1, unhinged=0)))
+    same = base.loc[pd.MultiIndex.from_frame(picked[[*SETTING, "seed"]])].to_numpy()
+    found = against(picked.assign(test=same + gain + spread * np.random.default_rng(1).normal(size=len(picked))))
+    assert found.clear[["forward", "savage"]].all() and not found.clear["unhinged"] and found.p["unhinged"] == 1
+    assert (found.won["forward"], found.lost["savage"], found.lost["forward"]) == (12, 12, 0)
+    assert abs(found.gain["forward"] - 1) < .1 and abs(found.gain["savage"] + 1) < .1
+
+def test_ranks_are_those_of_the_means():
+    picked = chosen(table(np.random.default_rng(2)))
+    means = picked[~picked.method.isin(TOLD)].groupby([*SETTING, "method"]).test.mean()
+    first = means.unstack().idxmax(axis=1).value_counts()
+    assert mean_ranks(picked).sum() == pytest.approx(1 + 2 + 3) and (mean_ranks(picked).index[0] in first.index)
+    frame, cd, p = ranking(picked)
+    assert list(frame["rank"]) == sorted(frame["rank"]) and cd == pytest.approx(critical_difference(3, 6)) and 0 <= p <= 1
+
+def test_gains_over_cross_entropy_are_taken_seed_by_seed():
+    picked = chosen(table(np.random.default_rng(3), 2))
+    shifted = picked.assign(test=picked.test + 10 * picked.seed)
+    assert over_cross_entropy(picked).loc[METHODS].to_numpy() == pytest.approx(over_cross_entropy(shifted).loc[METHODS].to_numpy())
+
+def test_more_settings_tell_more_and_more_methods_less():
+    assert critical_difference(10, 20) < critical_difference(10, 10) < critical_difference(20, 10)
+
+def test_results_without_a_head_to_head_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="^results: expected runs of the head-to-head at scale laptop, got none"): tried(read_results(tmp_path, course=True), "laptop")
+
+def test_the_papers_and_the_course_are_read_apart(tmp_path):
+    row = dict(paper="course", table="head_to_head", dataset="mnist", model="mlp", noise="none", rate=0., method="forward", samples=0, seed=0, scale="smoke", variant="", network="", block="b", metric="accuracy", epoch=None, value=1.)
+    for name, paper in (("course_x.parquet", "course"), ("patrini2017_x.parquet", "patrini2017")): pd.DataFrame([row | dict(paper=paper)]).to_parquet(tmp_path / name)
+    assert [set(read_results(tmp_path, course=c).paper) for c in (False, True)] == [{"patrini2017"}, {"course"}]
