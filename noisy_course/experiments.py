@@ -251,8 +251,7 @@ def machine(
     device: str = "cpu", # "cpu", or a GPU
 ) -> str: # its processor and number of cores, or the GPU
     "What trains on a device."
-    if not device.startswith("cuda"): return _processor()
-    return torch.cuda.get_device_name(devices(device)[0]) if torch.cuda.is_available() else "a GPU that is not here"
+    return torch.cuda.get_device_name(devices(device)[0]) if device.startswith("cuda") else _processor()
 
 def _processor():
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -492,7 +491,7 @@ def run_blocks(
     "Train all blocks that have no result yet, with Snakemake; a killed batch goes on where it was."
     results = Path(results).resolve()
     todo = missing(blocks, results)
-    for block in todo: check_team(device, block_recipe(block))
+    for block in todo if len(devices(device)) > 1 else (): check_team(device, block_recipe(block))
     if todo:
         with lock(results / "locks" / "batch", wait=False) as held: _snakemake(todo, results, device, workers, profile, held)
     for block in blocks: _clear(block.name, results)
@@ -646,7 +645,8 @@ def _run_table(given, only):
     names = [(given.paper, given.table)] if given.paper else list(TABLES)
     rows = [plan(*name, given.scale, given.precision, **only) for name in names]
     chosen = [b for frame in rows for b in blocks(frame)]
-    seen = outlook(chosen, given.results, machine(given.device), given.workers)
+    here = torch.cuda.is_available() or not given.device.startswith("cuda")
+    seen = outlook(chosen, given.results, machine(given.device) if here else "a GPU elsewhere", given.workers)
     who = f"{given.paper} {given.table}" if given.paper else f"{len(names)} tables and figures"
     print(f"{who}, scale {given.scale}: {sum(map(len, rows))} runs in {len(chosen)} blocks, {len(chosen) - seen.done.sum()} to train "
           f"({seen.run_epochs.sum()} run-epochs, {_told_time(seen.hours)})")
