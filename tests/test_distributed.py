@@ -73,9 +73,8 @@ def part(case, device, folder, *options):
     "In each of several processes: train a case, slowly and in vain from an epoch on where one is named."
     torch.set_num_threads(1)
     training.train_company = partial(training.train_company, patience=0.)
-    for name in case.split(","):
-        stuck = lambda done, total: (done >= int(options[0]) and time.sleep(1e6)) if options else None
-        train_team(*globals()[name](Path(folder)), device, Path(folder) / name, stuck)
+    stuck = lambda done, total: (done >= int(options[0]) and time.sleep(1e6)) if options else None
+    train_team(*globals()[case](Path(folder)), device, Path(folder) / case, stuck)
 
 def code(function, *arguments): return ["-c", f"import sys, test_distributed; test_distributed.{function}(*sys.argv[1:])", *map(str, arguments)]
 
@@ -115,7 +114,7 @@ def by_two(tmp_path_factory):
     shop(folder)
     with pytest.MonkeyPatch.context() as m:
         m.chdir(Path(__file__).parent)
-        launch(code("part", "clothes,every_method,watched", "cpu,cpu", folder), 2)
+        for case in ("clothes", "every_method", "watched"): launch(code("part", case, "cpu,cpu", folder), 2)
     return folder
 
 def test_photographs_from_files(by_two):
