@@ -268,7 +268,7 @@ def gains(
     heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index], text=text, texttemplate="%{text}",
         zmin=-limit, zmax=limit, colorscale="RdBu", xgap=1, ygap=1, hovertemplate="%{y}, %{x}: %{text}<extra></extra>", colorbar=dict(title="points", thickness=12))
     fig = go.Figure(heat).update_yaxes(autorange="reversed", showline=False, ticks="", automargin=True).update_xaxes(side="top", showline=False, ticks="", tickangle=-35)
-    return _finish(fig, title, width=880, height=170 + 24 * len(frame), margin=_margin | dict(t=150, b=20)).update_layout(font_size=12, title_y=.97)
+    return _finish(fig, title, "setting", "method", width=880, height=190 + 24 * len(frame), margin=_margin | dict(t=170, b=20)).update_layout(font_size=12, title_y=.97)
 
 def ranks(
     frame: pd.DataFrame, # names as index, a column "rank", and "kind" for the symbol
@@ -280,7 +280,7 @@ def ranks(
     fig = go.Figure([go.Scatter(x=part["rank"], y=[pretty(name) for name in part.index], mode="markers", name=kind, error_x=dict(array=[half] * len(part), width=0),
         marker=dict(size=9, symbol=method_style(kind)["symbol"], color=method_style(kind)["color"])) for kind, part in frame.groupby("kind", sort=False)])
     fig.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[pretty(name) for name in frame.index], automargin=True)
-    return _finish(fig, title, "mean rank (1 is best)", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1.06))
+    return _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1.06))
 
 # %% ../nbs/00_plots.ipynb #5eed2a34
 def _pixels(x):
