@@ -65,7 +65,7 @@ def backward_cross_entropy(
     T_inverse: Tensor | None = None, # the inverse of T where it is known, of the shape of T
     clip: float | None = None, # smallest probability; the authors' code has 1e-7; 0 or none clips nothing
 ) -> Tensor: # the loss, which may be negative; per sample, (...), for "none"
-    "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T."
+    "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T (Patrini et al., Theorem 1)."
     _check_noisy(logits, target, T)
     expect(T_inverse is None or T_inverse.shape == T.shape, "T_inverse", "None or the shape of T", "another shape")
     weights = _rows(_each((invert(T) if T_inverse is None else T_inverse).to(logits), logits), target)
@@ -89,7 +89,7 @@ def forward_cross_entropy(
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
     reduction: str = "mean", # "mean", "sum" or "none"
 ) -> Tensor: # the loss; per sample, (...), for "none"
-    "Forward-corrected cross-entropy: cross-entropy of the predicted noisy label, `p @ T`."
+    "Forward-corrected cross-entropy: cross-entropy of the predicted noisy label, `p @ T` (Patrini et al., Theorem 2)."
     _check_noisy(logits, target, T)
     log_p, log_T = logits.log_softmax(-1), _each(_log(T, logits), logits)
     if target.is_floating_point(): return reduce(-(target * (log_p.unsqueeze(-1) + log_T).logsumexp(-2)).sum(-1), reduction)
@@ -105,7 +105,7 @@ def estimate_transition(
     probs: Tensor, # noisy-class probabilities of N examples, (..., N, C)
     percentile: float | None = None, # 0..100; None takes the most probable example, the paper's experiments 97
 ) -> Tensor: # row-stochastic estimate of T, float64, (..., C, C)
-    "T as a network trained on noisy labels shows it: row i is its prediction for the most perfect example of class i."
+    "T as a network trained on noisy labels shows it: row i is its prediction for the most perfect example of class i (Patrini et al., Eqs. 3 and 4)."
     expect(probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
     expect(percentile is None or 0 <= percentile <= 100, "percentile", "None or a number in [0, 100]", percentile)
     look(_check_probabilities, probs)

@@ -400,23 +400,28 @@ def test_classes_have_curves(tmp_path):
     frame = runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)], network="").assign(paper="wang2019", dataset="cifar10", model="cnn8")
     curves = frame[frame.metric == "test_accuracy"]
     frame = pd.concat([frame, *(curves.assign(metric=f"class_{c}", value=curves.value - c) for c in range(10))])
-    text = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)["wang2019_table1_figure1.html"]
-    assert text.count('class="plot') == 4 and "symmetric CE, symmetric 0.4: the classes end between 56 and 65 %" in text and "3 cat" in text
-    assert "epoch 1" in text and "epoch 2" in text and "epoch 3" not in text
+    frame = pd.concat([frame, frame.assign(rate=.6, block="more noise")])
+    site = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)
+    curves, stages, more = (site[f"wang2019_table1_figure{n}.html"] for n in (1, 3, 5))
+    assert curves.count('class="plot') == 2 and "symmetric CE, symmetric 0.4: the classes end between 56 and 65 %" in curves and "3 cat" in curves
+    assert stages.count('class="plot') == 1 and "cross-entropy, symmetric 0.4" in stages and "epoch 1" in stages and "epoch 2" in stages and "epoch 3" not in stages
+    assert more.count('class="plot') == 2 and "symmetric 0.6" in more and "symmetric 0.4" not in more
 
 def wang(frame): return frame.assign(paper="wang2019", dataset="cifar10", model="cnn8")
 
 def test_confidence_predictions_and_maps_have_pages(tmp_path):
-    frame = wang(runs_of("figure1", ["cross_entropy"], [("symmetric", .4)], network="cnn4"))
+    frame = wang(runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)], network="cnn4"))
     each = frame[frame.metric == "test_accuracy"]
     seen = [each.assign(metric=f"{name}_{c}", value=value + c) for c in range(10) for name, value in (("sure", .4), ("predicted", 300), ("correct", 200))]
     end = frame[frame.metric == "accuracy_last"]
     map_ = [end.assign(metric=f"tsne_{name}[{i}]", value=float(value)) for i in range(12) for name, value in (("x", i), ("y", -i), ("class", i % 10))]
     frame = pd.concat([frame, *seen, *map_, end.assign(metric="same_class_neighbours", value=.62)])
     site = pages(write_report(read_results(save(frame, tmp_path/"results")), tmp_path/"site").parent)
-    sure, map_ = site["wang2019_table1_figure4.html"], site["wang2019_table1_figure2.html"]
-    assert "the mean belief in the label is between 0.40 and 9.40" in sure and sure.count('class="plot') == 2 and "4-layer CNN" in sure
-    assert "62% of the ten nearest neighbours" in map_ and "12 test images" in map_ and map_.count('class="plot') == 1
+    usual, ours, map_ = (site[f"wang2019_table1_figure{n}.html"] for n in (4, 6, 2))
+    assert "CIFAR-10, 4-layer CNN, scale laptop, cross-entropy" in usual and "The paper has another network: 8-layer CNN" in usual
+    for page, method in ((usual, "cross-entropy"), (ours, "symmetric CE")):
+        assert f"{method}, symmetric 0.4: on rightly labelled training images the mean belief in the label is between 0.40 and 9.40" in page and page.count('class="plot') == 2
+    assert "62% of the ten nearest neighbours" in map_ and "12 test images" in map_ and map_.count('class="plot') == 2
 
 def test_parameters_and_parts_have_pages(tmp_path):
     pairs = [(.1, -6.), (.01, -6.), (1., -6.), (.1, -2.), (1., -2.)]
@@ -468,7 +473,9 @@ def test_pages_of_the_fifth_paper(fifth, tmp_path):
     site = pages(write_report(fifth, tmp_path).parent)
     page = lambda name: site[f"tanaka2018_table1_{name}.html"]
     assert "people&#39;s worst labels, about 0.402" in page("ours") and "recovery, last" in page("ours")
-    assert page("figure2").count('class="plot') == 4 and "learning rate 0.2" in page("figure2") and "r = 0.9" in page("figure2")
+    assert page("figure2").count('class="plot') == 1 and "learning rate 0.2" in page("figure2")
+    assert page("figure3").count('class="plot') == 2 and "r = 0.9" in page("figure3") and "training loss" in page("figure3")
+    assert page("figure6").count('class="plot') == 1 and "training loss" in page("figure6") and "training loss" not in page("figure5")
     assert "hard labels, 50" in page("figure4") and "hard labels, all" in page("figure4") and "soft labels" in page("figure4") and 'class="plot' in page("figure4")
     assert "pseudo-labels 0.375, updated" in page("figure5") and page("table12").count("<table") >= 2
     assert "91.50" in page("table6") and page("table6").count("<table") == 6

@@ -166,6 +166,21 @@ def test_errata_and_equations(pages):
     assert "is a convex parabolic function" in pages["errata.html"] and "(bend &lt; 0).all()" in re.sub(r"</?span[^>]*>", "", pages["errata.html"])
     assert "chapters/12_symmetric_cross_entropy.html#symmetric-cross-entropy-symmetric-learning" in pages["equations.html"]
 
+def test_equations_lead_to_code_and_methods_and_back(pages):
+    chapter, index, method = (pages[f"{name}.html"] for name in ("chapters/12_symmetric_cross_entropy", "equations", "methods/symmetric_cross_entropy"))
+    entry = re.search(r'id="wang2019-eq-7".*?</section>', index, re.DOTALL)[0]
+    assert 'href="methods/symmetric_cross_entropy.html"' in entry and r"\tag{7}" in html.unescape(entry)
+    assert chapter.count("../equations.html#wang2019-eq-7") == 1 and 'class="used' in chapter and "../methods/symmetric_cross_entropy.html" in chapter
+    assert "../equations.html#wang2019-eq-7" in method
+
+def test_every_equation_with_a_derivation_has_a_line_below_it(text):
+    known = equations(text)
+    for name, nb in read_chapters(NBS).items():
+        paper, linked = paper_of(by_chapter(text)[name]), "\n".join(cell.source for cell in with_links(nb, paper_of(by_chapter(text)[name]), known).cells)
+        tags = {n for cell in nb.cells if cell.cell_type == "markdown" for m in re.findall(r"\\tag\{(.+?)\}", cell.source) for n in listed_numbers(m)}
+        assert all(f"(#{paper}-eq-{n})" in linked for n in tags if paper), name
+    assert {"patrini2017-theorem-1", "zhang2018-eq-6", "jindal2019-eq-6", "tanaka2018-eq-5"} <= {label for label, e in known.items() if e.functions}
+
 def test_search_knows_words_of_chapters_and_tables(site):
     index = (site/"searchindex.js").read_text(encoding="utf-8")
     for word in ("forward", "savag", "mirror"): assert re.search(rf'[{{,]"?{word}"?:', index), word
