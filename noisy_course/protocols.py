@@ -11,9 +11,9 @@ __all__ = ['COUNTED', 'SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'LSTM_ADAG
            'MATCONVNET', 'QUICK', 'FASTER', 'SIX_RATES', 'MANY', 'HUNDRED', 'OBJECTS', 'SHOPS', 'TANAKA', 'STEPS',
            'ASYMMETRIC', 'TABLE5', 'SQUARE', 'GARMENTS', 'DRESSES', 'REDRAWN', 'ONLY', 'HARD_LABELS', 'PSEUDO', 'ALPHA',
            'BETA', 'SPEED', 'WIDER', 'AN4', 'AN2', 'SN7', 'SN3', 'TWO_STEPS', 'ONE_STEP', 'SECOND', 'TUNABLE',
-           'LEARNING_RATES', 'MIXES', 'COMMON', 'COMMON_PART', 'COMMON_PARTS', 'JOINT', 'TWICE', 'milestones', 'sgd',
-           'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'scaled', 'at_scale', 'method', 'forward_sl',
-           'forward_qc', 'by_class', 'as_in_the_code', 'top5']
+           'LEARNING_RATES', 'MIXES', 'COMMON', 'COMMON_PART', 'COMMON_PARTS', 'JOINT', 'PAIRS', 'TWICE', 'milestones',
+           'sgd', 'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'scaled', 'at_scale', 'method',
+           'forward_sl', 'forward_qc', 'by_class', 'as_in_the_code', 'top5']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
@@ -400,7 +400,7 @@ TWO_STEPS = ("joint_optimization", "joint_hard_optimization")
 ONE_STEP = tuple(m for m in METHODS if m not in (*TWO_STEPS, "joint_labels", "dropout_activations"))
 SECOND = dict(q=.4, alpha=1., percentile=100.)
 TUNABLE = ("backward_estimated", "forward_estimated", "generalized_cross_entropy", "truncated_gce", "symmetric_cross_entropy", "label_smoothing_sl")
-LEARNING_RATES = tuple(dict(lr=lr) for lr in (.01, .1))
+LEARNING_RATES = tuple(dict(lr=lr) for lr in (.01, .1, 1.))
 
 MIXES = (*(("symmetric", r) for r in (.2, .5, .8)), ("asymmetric", .3), ("asymmetric", .45))
 COMMON = Recipe(epochs=60, optimizer=sgd, schedule=milestones(30, 45), select="valid_accuracy")
@@ -410,7 +410,8 @@ COMMON_PARTS = (COMMON_PART, replace(COMMON_PART, dataset="fashion_mnist"),
 TABLES["course", "head_to_head"] = Grid(COMMON_PARTS, (*((lr, ONE_STEP) for lr in LEARNING_RATES), *((lr | SECOND, TUNABLE) for lr in LEARNING_RATES)))
 
 # %% ../nbs/15_protocols.ipynb #4d14194b
-JOINT = dict(first_epochs=60, label_start=20, alpha=1.2, beta=.8)
+JOINT, PAIRS = dict(first_epochs=60, label_start=20, alpha=1.2, beta=.8), ({}, dict(alpha=.8, beta=.4))
 TWICE = replace(COMMON, optimizer=partial(sgd, lr=.1), first=replace(COMMON, schedule=lambda epoch: 1., watch=label_accuracy))
 TABLES["course", "two_steps"] = Grid(tuple(replace(p, recipe=TWICE, usual=p.usual | JOINT) for p in COMMON_PARTS),
-    tuple((lr | pair, TWO_STEPS) for lr in LEARNING_RATES for pair in ({}, dict(alpha=.8, beta=.4))))
+    tuple((lr | pair, TWO_STEPS) for lr in LEARNING_RATES for pair in PAIRS))
+TABLES["course", "counted"] = replace(TABLES["course", "two_steps"], variants=tuple((lr | pair | dict(prior="labels"), TWO_STEPS[:1]) for lr in LEARNING_RATES for pair in PAIRS))
