@@ -4,15 +4,22 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUN     := $(BIN)/python
-PAPER   ?= patrini2017
-TABLE   ?= table2
-SITE    ?= runs/site
-PAGES   ?= runs/report
-README  ?= README.md
-PACK    ?= runs/gpu_pack
+PAPER    = patrini2017
+TABLE    = table2
+SITE     = runs/site
+PAGES    = runs/report
+README   = README.md
+PACK     = runs/gpu_pack
 export PATH := $(abspath $(BIN)):$(PATH)
-$(foreach key,DATA RESULTS DEVICE SCALE WORKERS,$(if $($(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
-ONLY     = $(foreach key,dataset model method noise variant rate precision profile,$(if $($(shell echo $(key) | tr a-z A-Z)),--$(key) $($(shell echo $(key) | tr a-z A-Z))))
+
+# What a person may say after `make`; a misspelt word must not train everything, and the shell's own variables say nothing here.
+SETTINGS = DATA RESULTS DEVICE SCALE WORKERS
+PARTS    = DATASET MODEL METHOD NOISE VARIANT RATE PRECISION PROFILE
+WORDS    = PYTHON VENV READY PAPER TABLE SITE PAGES README PACK FOLDER NB TARGET MINUTES MACHINE MEGABYTES $(SETTINGS) $(PARTS)
+said     = $(findstring command line,$(origin $(1)))
+$(foreach word,$(filter-out -% MAKE%,$(.VARIABLES)),$(if $(call said,$(word)),$(if $(filter $(word),$(WORDS)),,$(error $(word): expected one of $(WORDS)))))
+$(foreach key,$(SETTINGS),$(if $(call said,$(key)),$(eval export NOISY_COURSE_$(key) := $($(key)))))
+options  = $(foreach key,$(1),$(if $(call said,$(key)),--$(shell echo $(key) | tr A-Z a-z) '$($(key))'))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab table plan report bench workshop nbs nb twins readme notebooks gpu-pack import-results clean
@@ -30,17 +37,17 @@ $(READY):
 
 run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
 	$(RUN) -m noisy_course.experiments patrini2017 table2 --dataset mnist
-	$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site $(PAGES)
+	$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site '$(PAGES)'
 
 table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
-	$(RUN) -m noisy_course.experiments $(PAPER) $(TABLE) $(ONLY)
-	$(RUN) -m noisy_course.report $(PAPER) $(TABLE) $(if $(DATASET),--dataset $(DATASET)) --site $(PAGES)
+	$(RUN) -m noisy_course.experiments '$(PAPER)' '$(TABLE)' $(call options,$(PARTS))
+	$(RUN) -m noisy_course.report '$(PAPER)' '$(TABLE)' $(call options,DATASET) --site '$(PAGES)'
 
-plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER, everything
-	$(RUN) -m noisy_course.experiments $(if $(filter-out file,$(origin PAPER)),$(PAPER) $(TABLE)) $(ONLY) --plan
+plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
+	$(RUN) -m noisy_course.experiments $(if $(call said,PAPER)$(call said,TABLE),'$(PAPER)') $(if $(call said,TABLE),'$(TABLE)') $(call options,$(PARTS)) --plan
 
 report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
-	$(RUN) -m noisy_course.site --site $(SITE)
+	$(RUN) -m noisy_course.site --site '$(SITE)'
 
 test: $(READY) ## every notebook at its default parameters, all tests
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --timing nbs
@@ -57,10 +64,10 @@ workshop: $(READY) ## student and instructor notebooks, in runs/workshop
 	$(RUN) -m noisy_course.workshop runs/workshop
 
 gpu-pack: $(READY) ## a folder for a rented GPU without internet: make gpu-pack PACK=runs/gpu_pack MINUTES=30 TARGET=3.12 (its Python)
-	$(RUN) -m noisy_course.gpu_pack pack $(PACK) $(foreach option,SCALE MINUTES MACHINE MEGABYTES,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) $($(option)))) $(if $(TARGET),--python $(TARGET))
+	$(RUN) -m noisy_course.gpu_pack pack '$(PACK)' $(call options,SCALE MINUTES MACHINE MEGABYTES) $(if $(TARGET),--python '$(TARGET)')
 
 import-results: $(READY) ## check what came back and add it to results/: make import-results FOLDER=gpu_pack/results
-	$(RUN) -m noisy_course.gpu_pack import $(FOLDER)
+	$(RUN) -m noisy_course.gpu_pack import '$(FOLDER)'
 
 # Writing: a notebook is edited as text, in its jupytext twin, and never rebuilt: cell ids and outputs stay.
 
@@ -88,5 +95,5 @@ nbs: $(READY) ## `make nb` for every notebook whose twin says something else, th
 	$(MAKE) readme
 	$(RUN) -m pytest tests/test_notebooks.py
 
-clean: ## remove the environment and everything that was generated
-	rm -rf $(VENV) runs twins
+clean: ## remove the environment; what was trained or written stays, in runs and twins
+	rm -rf '$(VENV)'

@@ -7,8 +7,8 @@ __all__ = ['IDX_FILES', 'DIGITS', 'GARMENTS', 'KINDS', 'ASSETS', 'MNIST', 'FASHI
            'CIFAR10', 'CIFAR100', 'CIFAR100_PARTIAL', 'SIGNS', 'PAD', 'START', 'RARE', 'N_SPECIAL', 'IMDB', 'LAYOUTS',
            'FETCHERS', 'HUMAN_LAYOUTS', 'HUMAN_FETCHERS', 'Pixels', 'Dataset', 'check_labels', 'Whitened', 'read_idx',
            'digest', 'checked', 'Layout', 'settings_file', 'setting', 'folder_setting', 'cache_folder', 'roots',
-           'mean_image', 'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'human_labels', 'split', 'batches',
-           'shift', 'random_crop', 'random_flip', 'random_shift']
+           'mean_image', 'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'human_labels', 'fetch', 'split',
+           'batches', 'shift', 'random_crop', 'random_flip', 'random_shift']
 
 # %% ../nbs/01_data.ipynb #c05ddca2
 import configparser
@@ -546,12 +546,14 @@ def load(
 def _find(layouts, folder):
     return next(((layout, root) for root in roots(folder) for layout in layouts if layout.lies_in(root)), None)
 
-def _obtain(name, layouts, fetchers, folder, download, check):
+def _found(name, layouts, fetchers, folder, download):
     found = _find(layouts[name], folder)
     failures = _download(name, layouts, fetchers) if download and not found else []
     found = found or _find(layouts[name], folder)
     if not found: raise FileNotFoundError(_missing(name, layouts[name], folder, failures))
-    return _fields(*found, check)
+    return found
+
+def _obtain(name, layouts, fetchers, folder, download, check): return _fields(*_found(name, layouts, fetchers, folder, download), check)
 
 # %% ../nbs/01_data.ipynb #ba648919
 def _missing(name, layouts, folder, failures):
@@ -589,6 +591,16 @@ def human_labels(
     "The training labels that people gave, in the order of the training set."
     expect(f"{name}n" in HUMAN_LAYOUTS, "name", "cifar10 or cifar100", repr(name))
     return _obtain(f"{name}n", HUMAN_LAYOUTS, HUMAN_FETCHERS, folder, download, check)
+
+# %% ../nbs/01_data.ipynb #00c8c5b1
+def fetch(
+    name: str, # as for `load`, or "cifar10n", "cifar100n" for the labels that people gave
+    folder: str | Path | None = None, # searched first
+) -> Path: # the folder below which they lie
+    "Bring the files of a data set to this machine, unless they are here."
+    known = LAYOUTS | HUMAN_LAYOUTS
+    expect(name in known, "name", f"one of {', '.join(known)}", repr(name))
+    return _found(name, known, FETCHERS | HUMAN_FETCHERS, folder, True)[1]
 
 # %% ../nbs/01_data.ipynb #55b8aed6
 def split(

@@ -8,7 +8,6 @@ __all__ = ['MODELS', 'Dropout', 'MLP', 'n_parameters', 'WordEmbedding', 'LSTMCla
 
 # %% ../nbs/03_models.ipynb #fafe3a96
 import torch
-import torchvision
 from torch import Generator, Tensor, nn
 from torch.nn.functional import dropout
 
@@ -151,8 +150,9 @@ def ImageResNet(
     channels: int = 3, # 1 for grey images
 ) -> nn.Module: # images, (batch, channels, height, width) or grey ones without the channel, 28 × 28 or larger → logits, (batch, C)
     "torchvision's residual network with the stem for small images (Zhang & Sabuncu)."
+    from torchvision.models import resnet18, resnet34
     expect(depth in (18, 34), "depth", "18 or 34", depth)
-    network = {18: torchvision.models.resnet18, 34: torchvision.models.resnet34}[depth](num_classes=n_classes)
+    network = {18: resnet18, 34: resnet34}[depth](num_classes=n_classes)
     network.conv1, network.maxpool = nn.Sequential(AddChannel(), _conv(channels, 64)), nn.Identity()
     return network
 

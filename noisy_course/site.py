@@ -12,13 +12,13 @@ __all__ = ['HEADING', 'LABELLED', 'NUMBERS', 'EQUATION', 'THEOREM', 'AUTHORS', '
            'build', 'write_site', 'main']
 
 # %% ../nbs/25_site.ipynb #cf4f23ea
-import argparse, ast, inspect, io, re, shutil, sys
+import argparse, ast, inspect, io, json, re, shutil, sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,12 +46,13 @@ def labelled(
     name: str, # of its file, e.g. "02_noise"
 ) -> NotebookNode: # the same, in which links can point at headings
     "Put a label before every heading."
-    seen = Counter()
+    taken = set()
     def label(match):
         if not match["title"]: return match[0]
         key = nodes.make_id(f"{name} {match['title']}")
-        seen[key] += 1
-        return f"({key}{'-' + str(seen[key]) if seen[key] > 1 else ''})=\n{match[0]}"
+        free = next(k for k in chain([key], (f"{key}-{n}" for n in count(2))) if k not in taken)
+        taken.add(free)
+        return f"({free})=\n{match[0]}"
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = HEADING.sub(label, cell.source)
     return nb
@@ -609,9 +610,16 @@ def write_site(
         write_sources(results, sources, notebooks)
         build(sources, pages, status)
         shutil.rmtree(pages/".doctrees")
-        for file in sorted((f for f in pages.rglob("*") if f.is_file()), key=lambda f: f == pages/"index.html"):
-            with whole_file(folder/file.relative_to(pages)) as part: shutil.copyfile(file, part)
+        _replace(folder, pages)
     return folder/"index.html"
+
+def _replace(folder, pages):
+    "Copy the pages, the first one last, and remove what an earlier build wrote and this one does not."
+    files, listed = sorted(f.relative_to(pages).as_posix() for f in pages.rglob("*") if f.is_file()), folder/".pages.json"
+    for name in set(json.loads(listed.read_text()) if listed.exists() else []) - set(files): (folder/name).unlink(missing_ok=True)
+    for name in sorted(files, key=lambda name: name == "index.html"):
+        with whole_file(folder/name) as part: shutil.copyfile(pages/name, part)
+    with whole_file(listed) as part: part.write_text(json.dumps(files))
 
 # %% ../nbs/25_site.ipynb #36c24e27
 def main(

@@ -584,8 +584,18 @@ def load(self: Company,
     for part, stack, _ in self.parts(): stack.load(state["numbers"][part])
     for group, remembered in zip(self.groups, state["remembered"]): group.state, group.memory = remembered
     self.optimizer.load_state_dict(state["optimizer"])
-    for purpose, saved in state["streams"].items():
-        for stream, s in zip(self.streams[purpose], saved): stream.set_state(s.cpu())
+    if self.epoch < self.recipe.epochs: self.go_on(state["streams"], path)
+
+@patch
+def go_on(self: Company,
+    streams: dict, # purpose → states of the runs' generators
+    path: str | Path, # where they were saved
+) -> None:
+    "Let every run draw on where it stopped."
+    try:
+        for purpose, saved in streams.items():
+            for stream, s in zip(self.streams[purpose], saved): stream.set_state(s.cpu())
+    except RuntimeError as error: expect(False, "device", f"the kind of device that these runs began on, as {path} goes on with its draws", self.device)
 
 # %% ../nbs/04_training.ipynb #db60da43
 @dataclass

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import fields, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from noisy_course import experiments, protocols
 from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
 from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.comparison import ASSETS, published
+from noisy_course.comparison import ASSETS, published, published_tables
 from noisy_course.data import Dataset
 
 TABLE2 = ("patrini2017", "table2")
@@ -280,6 +282,37 @@ def test_a_result_of_an_older_definition_is_not_reused(tmp_path, monkeypatch, ro
     monkeypatch.setattr(experiments, "DEFINITION", experiments.DEFINITION + 1)
     assert missing([tiny()], tmp_path) == [tiny()]
 
+def test_every_published_cell_can_be_planned_or_says_why_not():
+    cells, lost, total = ["dataset", "model", "method", "noise", "rate"], Counter(), 0
+    for paper, name in published_tables():
+        theirs = published(paper, name)
+        table = theirs.grid.iloc[0]
+        ours = set(plan(paper, table, "paper")[cells].itertuples(index=False, name=None))
+        lost.update((paper, table, cell[2]) for cell in theirs[cells].itertuples(index=False, name=None) if cell not in ours)
+        total += len(theirs)
+    assert set(lost) == set(protocols.NOT_RUN) and (total, sum(lost.values())) == (1156, 27)
+    for paper, table, method in lost:
+        with pytest.raises(ValueError, match=f"^method: expected a method that {paper} {table} can be run with, got '{method}': (quoted by the paper|a network)"): plan(paper, table, method=method)
+
+def told(recipe):
+    "What a recipe does, in words."
+    if recipe is None: return None
+    optimizer = recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    numbers = {k: v for k, v in sorted(optimizer.param_groups[0].items()) if k != "params" and isinstance(v, (int, float)) and not isinstance(v, bool) and v}
+    named = lambda f: f and getattr(getattr(f, "func", f), "__name__", str(f))
+    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, type(optimizer).__name__, numbers, [round(recipe.schedule(e), 9) for e in range(recipe.epochs)], named(recipe.augment), told(recipe.first)]
+
+RECIPES = Path(__file__).with_name("recipes.json")
+
+def test_recipes_are_pinned():
+    "A recipe is part of what a published result means, and no hash has it: where this fails on purpose, raise DEFINITION, so that older results are not reused, and delete recipes.json."
+    now = {" ".join([*key, part.dataset, part.model]): sha256(json.dumps(told(part.recipe)).encode()).hexdigest()[:12] for key, grid in TABLES.items() for part in grid.parts}
+    now["definition"] = experiments.DEFINITION
+    if not RECIPES.exists(): RECIPES.write_text(json.dumps(now, indent=0) + "\n")
+    pinned = json.loads(RECIPES.read_text())
+    assert {k: v for k, v in now.items() if k in pinned} == pinned, "a recipe changed"
+    assert set(now) == set(pinned), "a part is new: delete recipes.json and run this test"
+
 def test_all_methods_of_a_seed_see_the_same_labels():
     block = tiny(methods=("cross_entropy", "forward", "savage"), seeds=(0, 1))
     data = block_data(block)
@@ -392,7 +425,7 @@ def test_a_run_that_diverged_has_a_result_too(monkeypatch):
 
 def test_without_git_the_commit_is_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert provenance()["commit"] == "unknown" and provenance()["dirty"] is False
+    assert provenance()["commit"] == "unknown" and provenance()["dirty"] is True
 
 def full_disk(frame, path, **_):
     Path(path).write_bytes(b"PAR1 half of it")

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -203,6 +205,7 @@ def test_a_pack_names_what_it_leaves_out(tmp_path):
 
 def test_a_pack_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="^todo: expected blocks whose data are on this machine, which has no clothing1m"): write_pack(tmp_path / "pack", [tiny(dataset="clothing1m")])
+    with pytest.raises(ValueError, match="^todo: expected blocks that have no result yet, got none"): write_pack(tmp_path / "pack", [])
     assert not (tmp_path / "pack").exists()
 
 def test_only_a_pack_is_written_over(tmp_path):
@@ -265,20 +268,29 @@ def test_an_old_or_missing_torch_is_told(script, monkeypatch):
     monkeypatch.setattr(script.importlib.metadata, "version", lost)
     with pytest.raises(SystemExit, match="has no PyTorch"): script.needs_torch("2.11")
 
-def test_an_environment_around_this_python(tmp_path, script, monkeypatch):
+def test_an_environment_around_this_python(tmp_path, script, monkeypatch, capsys):
     "It sees the PyTorch that is here, takes the newest torchvision that can be imported, and is made once."
     installed, wheels = [], tmp_path / "work/wheels"
     wheels.mkdir(parents=True)
     for version in ("0.26.0", "0.28.0", "0.29.2"): (wheels / f"torchvision-{version}-py3-none-any.whl").touch()
     monkeypatch.setattr(script, "install", lambda *words: installed.append(Path(words[-1]).name))
-    monkeypatch.setattr(script, "has_torchvision", lambda: installed[-1].startswith("torchvision-0.28"))
+    monkeypatch.setattr(script, "torchvision_fault", lambda: "" if installed[-1].startswith("torchvision-0.28") else "nms does not exist")
     pack = dict(groups=dict(wheels={"wheels.1": "sum"}), needs=["pandas>=2.2"])
     python = script.environment(pack)
     assert installed == ["pandas>=2.2", "torchvision-0.29.2-py3-none-any.whl", "torchvision-0.28.0-py3-none-any.whl"]
     assert subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True).stdout.strip() == torch.__version__
     assert script.environment(pack) == python and len(installed) == 3
-    monkeypatch.setattr(script, "has_torchvision", lambda: False)
-    with pytest.raises(SystemExit, match="no torchvision of the pack fits"): script.environment(pack | dict(groups=dict(wheels={"wheels.1": "other"})))
+    assert json.loads((tmp_path / "work/env/share/jupyter/kernels/python3/kernel.json").read_text())["argv"][0] == str(python)
+    monkeypatch.setattr(script, "torchvision_fault", lambda: "nms does not exist")
+    assert script.environment(pack | dict(groups=dict(wheels={"wheels.1": "other"}))) == python
+    assert "no torchvision of the pack fits this PyTorch, so ResNet-18, 34, 50 and AlexNet cannot be trained (nms does not exist)" in capsys.readouterr().out
+
+def test_a_pack_for_another_python_is_told(script):
+    here = dict(python="{}.{}".format(*sys.version_info), machine=platform.machine())
+    script.fits({})
+    script.fits(here)
+    for other in (dict(python="3.99"), dict(machine="riscv64")):
+        with pytest.raises(SystemExit, match=f"this pack is for Python .*{list(other.values())[0]}.*TARGET={here['python']} MACHINE={here['machine']}"): script.fits(here | other)
 
 
 # --- against the clock ---
@@ -328,6 +340,24 @@ def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch, c
     (tmp_path / "results/begun").unlink()
     quick("(results / (name + '.parquet')).touch()")
     assert len(run_plan(file, tmp_path / "results", minutes=5)) == 4
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL])
+def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, how):
+    line = "import os, sys, time; from pathlib import Path; (Path(sys.argv[1]).parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
+    code = f"from noisy_course import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
+    words = ["run", planned(tmp_path, four[0]), "--work", tmp_path, "--results", tmp_path / "results", "--until", time.time() + 600, "--device", "cpu"]
+    process, pid = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path / "results/pid"
+    try:
+        while not (pid.exists() and pid.read_text()): assert process.poll() is None and not time.sleep(.05)
+        child = psutil.Process(int(pid.read_text()))
+        process.send_signal(how)
+        process.wait()
+        assert psutil.wait_procs([child], timeout=60)[1] == []
+    finally: process.kill()
+
+def test_a_gpu_is_not_replaced_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="^device: expected a GPU that PyTorch can use"): main(["run", str(planned(tmp_path, four[0])), "--work", str(tmp_path), "--results", str(tmp_path / "results"), "--until", "0"])
 
 def test_no_time_at_all(tmp_path, quick):
     quick("1 / 0")

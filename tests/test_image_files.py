@@ -176,22 +176,23 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
     same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}
     assert same == {n for n in weights if int(n.split(".")[1]) < 10}
 
-def test_weights_that_cannot_be_had_are_asked_for(tmp_path):
+def test_weights_that_cannot_be_had_are_asked_for(tmp_path, monkeypatch):
     class Unreachable:
         url = "https://example.invalid/net-1234.pth"
         def get_state_dict(self, **_): raise OSError("no route to host")
-    with pytest.raises(FileNotFoundError, match="net-1234.pth is not here and cannot be fetched .no route to host.*pretrained.*settings.ini"): imagenet_weights(Unreachable(), tmp_path)
+    monkeypatch.setattr(models, "get_weight", lambda name: Unreachable())
+    with pytest.raises(FileNotFoundError, match="net-1234.pth is not here and cannot be fetched .no route to host.*pretrained.*settings.ini"): imagenet_weights("any", tmp_path)
     (tmp_path / "pretrained").mkdir()
     torch.save(dict(a=torch.ones(1)), tmp_path / "pretrained" / "other.pth")
-    assert imagenet_weights(Unreachable(), tmp_path, ["other.pth"])["a"].item() == 1
+    assert imagenet_weights("any", tmp_path, ["other.pth"])["a"].item() == 1
 
 def test_features_of_whichever_weights_are_there(tmp_path, monkeypatch, weights):
     "ResNet-50 where its weights are, else AlexNet's convolutions; the same features one by one as in a batch."
     alexnet = models.alexnet().state_dict()
-    def local(published=None, folder=None, others=()):
-        if "resnet" in published.url and not (folder / "resnet").exists(): raise FileNotFoundError("no weights")
-        return weights if "resnet" in published.url else alexnet
-    monkeypatch.setattr(image_files, "imagenet_weights", lambda published=models.ResNet50_Weights.IMAGENET1K_V1, **more: local(published, **more))
+    def local(published="ResNet50_Weights.IMAGENET1K_V1", folder=None, others=()):
+        if "ResNet" in published and not (folder / "resnet").exists(): raise FileNotFoundError("no weights")
+        return weights if "ResNet" in published else alexnet
+    monkeypatch.setattr(image_files, "imagenet_weights", local)
     monkeypatch.setattr(image_files, "alexnet_weights", lambda folder=None: alexnet)
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=Generator().manual_seed(0))
     narrow = image_files.pretrained_features(images, tmp_path, side=64)

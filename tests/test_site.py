@@ -201,6 +201,18 @@ def test_a_broken_link_stops_everything(results, tmp_path):
     with pytest.raises(ValueError, match="notebooks: expected pages without a warning[^$]*98_gone"): write_site(results, tmp_path/"site", folder)
     assert not (tmp_path/"site").exists()
 
+def test_old_pages_go_and_other_files_stay(results, notebooks, tmp_path):
+    folder = shutil.copytree(notebooks, tmp_path/"nbs")
+    site = write_site(results, tmp_path/"site", folder).parent
+    (site/"mine.html").write_text("mine")
+    (folder/"05_losses.ipynb").unlink()
+    write_site(results, site, folder)
+    assert not (site/"chapters/05_losses.html").exists() and (site/"mine.html").exists() and (site/"chapters/12_symmetric_cross_entropy.html").exists()
+
+def test_headings_that_look_like_second_ones():
+    nb = labelled(markdown("# A", "# A", "# A 2"), "x")
+    assert [m["label"] for cell in nb.cells for m in LABELLED.finditer(cell.source)] == ["x-a", "x-a-2", "x-a-2-2"]
+
 def test_bad_folders(tmp_path, results):
     with pytest.raises(ValueError, match="folder: expected a folder with notebooks"): write_site(results, tmp_path/"site", tmp_path)
     with pytest.raises(SystemExit, match="folders: expected folders that exist"): main(["--results", str(tmp_path/"nowhere")])

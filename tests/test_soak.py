@@ -56,8 +56,7 @@ for block in chosen:
     runs = experiments.block_runs(block, dataset)
     experiments.write_result(experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs)), sys.argv[1])
 """
-BATCH = """
-import json, os, sys
+BATCH = START + """
 from noisy_course.experiments import block_from, run_blocks
 run_blocks([block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))], sys.argv[1], workers=2)
 """

@@ -7,6 +7,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -61,9 +62,25 @@ def install(*words):
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(pip)}, check=True)
 
 
-def has_torchvision():
-    "Whether the environment's torchvision fits its PyTorch: only a try can tell."
-    return subprocess.run([ENV / "bin" / "python", "-c", "import torchvision"], capture_output=True).returncode == 0
+def fits(pack):
+    "Stop where the wheels of the pack are for another Python or another processor."
+    here = dict(python="{}.{}".format(*sys.version_info), machine=platform.machine())
+    if "python" in pack and here != {k: pack[k] for k in here}:
+        raise SystemExit("this pack is for Python {python} on {machine}, ".format(**pack) + "{} is Python {python} on {machine}: make one for it, make gpu-pack TARGET={python} MACHINE={machine}".format(sys.executable, **here))
+
+
+def torchvision_fault():
+    "Why the environment's torchvision cannot be imported, if so: only a try can tell whether it fits its PyTorch."
+    tried = subprocess.run([ENV / "bin" / "python", "-c", "import torch, torchvision"], capture_output=True, text=True)
+    return (tried.stderr.strip().splitlines() or ["?"])[-1] if tried.returncode else ""
+
+
+def register_kernel():
+    "Let notebooks run in the environment, whatever kernels the user has."
+    spec = dict(argv=[str(ENV / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="python3", language="python")
+    place = ENV / "share" / "jupyter" / "kernels" / "python3"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "kernel.json").write_text(json.dumps(spec))
 
 
 def environment(pack):
@@ -76,29 +93,29 @@ def environment(pack):
     around = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
     next(ENV.glob("lib/python*/site-packages")).joinpath("around.pth").write_text("\n".join(around))
     install("--find-links", str(WORK / "wheels"), *pack["needs"])
+    register_kernel()
     wheels = sorted(map(str, (WORK / "wheels").glob("torchvision-*.whl")))
-    while not has_torchvision():
-        if not wheels: raise SystemExit("no torchvision of the pack fits this PyTorch: install the one that does, then start again")
-        install("--no-deps", "--force-reinstall", wheels.pop())
+    while (fault := torchvision_fault()) and wheels: install("--no-deps", "--force-reinstall", wheels.pop())
+    if fault: say(f"no torchvision of the pack fits this PyTorch, so ResNet-18, 34, 50 and AlexNet cannot be trained ({fault})")
     ready.write_text(made_of)
     return ENV / "bin" / "python"
 
 
 def main():
-    began, pack = time.monotonic(), json.loads((HERE / "pack.json").read_text())
+    began, pack = time.time(), json.loads((HERE / "pack.json").read_text())
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=pack["minutes"], help=f"when to stop, counted from now; {pack['minutes']:g} if not given")
-    parser.add_argument("--device", default="", help="cpu or cuda; a GPU if there is one")
+    parser.add_argument("--minutes", type=float, default=pack["minutes"], help=f"when to be at the end, counted from now; {pack['minutes']:g} if not given")
+    parser.add_argument("--device", default="", help="cpu or cuda; a GPU if it is not given")
     parser.add_argument("--workers", type=int, default=1, help="blocks that share the device; more than one pays where blocks are small")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where results go; beside run.py if not given")
     given = parser.parse_args()
     needs_torch(pack["torch"])
+    fits(pack)
     for group, parts in pack["groups"].items(): unpack(group, parts)
     python = environment(pack)
-    own = dict(PYTHONPATH=os.pathsep.join(filter(None, [str(WORK / "course"), os.environ.get("PYTHONPATH")])),
+    own = dict(JUPYTER_PREFER_ENV_PATH="1", PYTHONPATH=os.pathsep.join(filter(None, [str(WORK / "course"), os.environ.get("PYTHONPATH")])),
                NOISY_COURSE_DATA=str(WORK / "data"), NOISY_COURSE_CACHE=str(WORK / "data"), PYTHONUNBUFFERED="1")
-    left = given.minutes - (time.monotonic() - began) / 60
-    words = ["run", HERE / "plan.json", "--work", WORK, "--results", given.results.resolve(), "--minutes", left, "--workers", given.workers]
+    words = ["run", HERE / "plan.json", "--work", WORK, "--results", given.results.resolve(), "--until", began + 60 * given.minutes, "--workers", given.workers]
     command = [python, "-m", "noisy_course.gpu_pack", *words, *(["--device", given.device] if given.device else [])]
     os.chdir(WORK)
     os.execve(python, list(map(str, command)), {**os.environ, **own})
