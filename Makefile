@@ -52,7 +52,7 @@ report: $(READY) ## the whole course as one offline site, with the results that 
 test: $(READY) ## every notebook at its default parameters, all tests
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --timing nbs
 	OMP_NUM_THREADS=1 nbdev-test nbs/experiments/train_block.ipynb
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 
 lab: $(READY) ## JupyterLab on the chapters
 	jupyter lab nbs

@@ -285,6 +285,18 @@ def test_an_environment_around_this_python(tmp_path, script, monkeypatch, capsys
     assert script.environment(pack | dict(groups=dict(wheels={"wheels.1": "other"}))) == python
     assert "no torchvision of the pack fits this PyTorch, so ResNet-18, 34, 50 and AlexNet cannot be trained (nms does not exist)" in capsys.readouterr().out
 
+def test_without_torchvision_only_its_own_networks_are_missing():
+    code = """if True:
+        import sys
+        sys.modules["torchvision"] = None
+        from noisy_course import experiments, gpu_pack
+        from noisy_course.models import MODELS
+        for name, make in MODELS.items():
+            try: make(10)
+            except ImportError: print(name)"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said == ["resnet18", "resnet34"]
+
 def test_a_pack_for_another_python_is_told(script):
     here = dict(python="{}.{}".format(*sys.version_info), machine=platform.machine())
     script.fits({})

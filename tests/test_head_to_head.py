@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from noisy_course.comparison import SETTING, read_results
-from noisy_course.head_to_head import CHOICE, TOLD, against, chosen, critical_difference, holm, mean_ranks, over_cross_entropy, ranking, regret, tried
+from noisy_course.head_to_head import CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference, free_choice, holm, league, mean_ranks, over_cross_entropy, ranking, regret, tried
 
 METHODS = ["cross_entropy", "forward", "savage", "unhinged"]
 
@@ -63,11 +63,40 @@ def test_gains_over_cross_entropy_are_taken_seed_by_seed():
     shifted = picked.assign(test=picked.test + 10 * picked.seed)
     assert over_cross_entropy(picked).loc[METHODS].to_numpy() == pytest.approx(over_cross_entropy(shifted).loc[METHODS].to_numpy())
 
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_free_choice_takes_the_highest_validation_accuracy_of_the_untold(seed):
+    rng = np.random.default_rng(seed)
+    runs = table(rng, 2)
+    free = free_choice(runs)
+    assert len(free) == 10 and not free.method.isin(TOLD).any()
+    assert set(free.valid) == set(runs[~runs.method.isin(TOLD)].groupby([*SETTING, "seed"]).valid.max())
+    assert free_choice(runs.assign(test=rng.uniform(10, 90, len(runs)))).method.equals(free.method)
+
+def test_the_league_stars_the_best_untold_mean_of_each_setting():
+    picked = chosen(table(np.random.default_rng(4), 3))
+    words = league(picked)
+    means = picked[~picked.method.isin(TOLD)].groupby(["noise", "rate", "method"]).test.mean().unstack()
+    assert [words.index[words[c].str.endswith("*")].tolist() for c in words] == [[m] for m in means.idxmax(axis=1)]
+    assert list(words.index)[-1] == "forward" and words.iloc[0, 0].split(" ± ")[0] == f"{picked[(picked.method == words.index[0]) & (picked.rate == 0)].test.mean():.1f}"
+
+def test_advice_counts_settings_and_leaves_out_cross_entropy_and_the_told():
+    best = advice(chosen(table(np.random.default_rng(5), 9)), first=2)
+    low = best[best.kind == "symmetric, up to 0.5"]
+    assert set(best.kind) <= set(KINDS) and (low.settings == 6).all() and set(low.method) == {"savage", "unhinged"}
+    assert (low.won + low.lost <= low.settings).all() and (low["std"] > 0).all()
+
 def test_more_settings_tell_more_and_more_methods_less():
     assert critical_difference(10, 20) < critical_difference(10, 10) < critical_difference(20, 10)
 
 def test_results_without_a_head_to_head_are_refused(tmp_path):
     with pytest.raises(ValueError, match="^results: expected runs of the head-to-head at scale laptop, got none"): tried(read_results(tmp_path, course=True), "laptop")
+
+def test_controls_are_read_apart():
+    row = dict(zip(CHOICE, ["mnist", "mlp", "symmetric", .2, "joint_optimization", 0])) | dict(paper="course", scale="laptop", variant="lr=0.1", epoch=1)
+    values = dict(valid_accuracy=50., accuracy_best_valid_accuracy=60., accuracy_last=55.)
+    rows = pd.DataFrame([row | dict(table=t, metric=m, value=v + k) for k, t in enumerate(("two_steps", "counted")) for m, v in values.items()])
+    assert tried(rows, "laptop").test.tolist() == [60.] and tried(rows, "laptop", ("counted",)).test.tolist() == [61.]
 
 def test_the_papers_and_the_course_are_read_apart(tmp_path):
     row = dict(paper="course", table="head_to_head", dataset="mnist", model="mlp", noise="none", rate=0., method="forward", samples=0, seed=0, scale="smoke", variant="", network="", block="b", metric="accuracy", epoch=None, value=1.)
