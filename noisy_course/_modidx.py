@@ -814,6 +814,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'noisy_course.site._menu': ('site.html#_menu', 'noisy_course/site.py'),
                                    'noisy_course.site._method_grid': ('site.html#_method_grid', 'noisy_course/site.py'),
                                    'noisy_course.site._methods': ('site.html#_methods', 'noisy_course/site.py'),
+                                   'noisy_course.site._never_run': ('site.html#_never_run', 'noisy_course/site.py'),
+                                   'noisy_course.site._ours': ('site.html#_ours', 'noisy_course/site.py'),
                                    'noisy_course.site._parts_of': ('site.html#_parts_of', 'noisy_course/site.py'),
                                    'noisy_course.site._plotly_where_it_draws': ('site.html#_plotly_where_it_draws', 'noisy_course/site.py'),
                                    'noisy_course.site._prose': ('site.html#_prose', 'noisy_course/site.py'),

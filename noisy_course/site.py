@@ -6,10 +6,10 @@
 __all__ = ['HEADING', 'LABELLED', 'NUMBERS', 'EQUATION', 'THEOREM', 'AUTHORS', 'DISPLAY', 'ERRATUM', 'CHECK', 'FIELDS', 'LABELS',
            'NUMBERS_OF', 'FIGURE', 'PROMPTS', 'WELCOME', 'MATHJAX', 'SETTINGS', 'labelled', 'Piece', 'pieces',
            'read_chapters', 'Definition', 'module', 'definitions', 'listed_numbers', 'paper_of', 'by_chapter', 'taught',
-           'mentions', 'Erratum', 'errata', 'ingredients', 'drop_ins', 'Equation', 'equations', 'numbers', 'plain',
-           'raw', 'folded', 'table_of', 'page_of', 'chapter_page', 'formula', 'by_table', 'method_page',
-           'equation_entry', 'equations_page', 'with_links', 'errata_page', 'paper_page', 'front_page', 'write_sources',
-           'build', 'write_site', 'main']
+           'mentions', 'Erratum', 'errata', 'ingredients', 'drop_ins', 'formula', 'Equation', 'equations', 'numbers',
+           'plain', 'raw', 'folded', 'table_of', 'page_of', 'chapter_page', 'by_table', 'method_page', 'equation_entry',
+           'equations_page', 'with_links', 'errata_page', 'paper_page', 'front_page', 'write_sources', 'build',
+           'write_site', 'main']
 
 # %% ../nbs/25_site.ipynb #cf4f23ea
 import argparse, ast, inspect, io, json, re, shutil, sys
@@ -34,7 +34,7 @@ from torch import nn
 
 from . import comparison, data, experiments, protocols, report
 from .basics import expect, whole_file
-from .comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published_tables, read_results, setting_title
+from .comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published, published_tables, read_results, setting_title
 from .plots import pretty
 
 # %% ../nbs/25_site.ipynb #9b7c7ebd
@@ -242,13 +242,23 @@ def drop_ins(
     others = [c for c in found if c in made or c.__name__.endswith("Loss") and _called(c) & names]
     return [c for c in losses if c.loss is made[0]] or list(dict.fromkeys(losses + others))
 
+# %% ../nbs/25_site.ipynb #55cf81f8
+def formula(
+    text: tuple[Piece, ...], # of all chapters
+    definition: Definition, # of a function or class
+) -> str: # LaTeX; nothing where the section shows none
+    "The equation that a definition implements."
+    before = text[:text.index(definition.piece)]
+    shown = [m for p in before if p.label == definition.piece.label for m in re.findall(r"\$\$(.+?)\$\$", p.source, re.DOTALL)]
+    return shown[-1] if shown else ""
+
 # %% ../nbs/25_site.ipynb #46f958aa
 @dataclass(frozen=True)
 class Equation:
     "A numbered equation or theorem of a paper, and all that the course does with it."
     paper: str # a key of the papers
     name: str # e.g. "Eq. 7" or "Theorem 1"
-    formula: str # as the chapter displays it; nothing for a theorem
+    formula: str # as the chapter displays it, or that of its function; nothing if there is none
     places: tuple[str, ...] # links into the chapter, its derivation first
     functions: tuple[Definition, ...] # whose docstrings cite it
     methods: tuple[str, ...] # keys of `METHODS` that are made of these
@@ -266,14 +276,15 @@ def equations(
     known = taught(text)
     uses = {name: {f.__name__ for f in ingredients(m, known)} for name, m in protocols.METHODS.items()}
     rows = mentions(text).sort_values(["kind", "number"], kind="stable").groupby(["paper", "kind", "number"], sort=False)
-    found = [_equation(paper, f"{kind} {number}", own, uses) for (paper, kind, number), own in rows if own["at"].notna().any()]
+    found = [_equation(text, paper, f"{kind} {number}", own, uses) for (paper, kind, number), own in rows if own["at"].notna().any()]
     return {e.label: e for e in sorted(found, key=lambda e: PAPERS.index(e.paper))}
 
-def _equation(paper, name, rows, uses):
+def _equation(text, paper, name, rows, uses):
     there = rows.dropna(subset="at").sort_values("tagged", ascending=False, kind="stable")
     functions = tuple(rows.function.dropna())
     methods = tuple(m for m, names in uses.items() if names & {f.name for f in functions})
-    return Equation(paper, name, there.formula.iloc[0], tuple(dict.fromkeys(there["at"])), functions, methods)
+    shown = there.formula.iloc[0] or next((f"$${tex}$$" for f in functions if (tex := formula(text, f))), "")
+    return Equation(paper, name, shown, tuple(dict.fromkeys(there["at"])), functions, methods)
 
 # %% ../nbs/25_site.ipynb #793c719b
 LABELS = ("alpha", "beta", "lr", "first_epochs", "label_start", "label_stop")
@@ -360,15 +371,6 @@ def chapter_page(
     return nbformat.from_dict(nb | dict(cells=[cell for cell in cells if cell.source]))
 
 # %% ../nbs/25_site.ipynb #57562ce2
-def formula(
-    text: tuple[Piece, ...], # of all chapters
-    definition: Definition, # of a function or class
-) -> str: # LaTeX; nothing where the section shows none
-    "The equation that a definition implements."
-    before = text[:text.index(definition.piece)]
-    shown = [m for p in before if p.label == definition.piece.label for m in re.findall(r"\$\$(.+?)\$\$", p.source, re.DOTALL)]
-    return shown[-1] if shown else ""
-
 def _signature(c): return ", ".join(str(p.replace(annotation=p.empty)) for p in inspect.signature(c).parameters.values())
 
 def _loop(classes):
@@ -391,8 +393,12 @@ def by_table(
 def _method_grid(name, sides):
     mine = {scale: rows for scale, both in sides.items() if (rows := both[both.method == name]).our_n.notna().any()}
     places = [rows for rows in zip(*(both.itertuples() for both in mine.values())) if any(pd.notna(r.our_n) for r in rows)]
-    rows = [dict(method=f"{block_title(r[0].dataset, r[0].model)}, {setting_title(r[0].noise, r[0].rate)}", cells=[report._grid_cell(x) for x in r]) for r in places]
+    rows = [dict(method=f"{block_title(r[0].dataset, r[0].model)}{_ours(r)}, {setting_title(r[0].noise, r[0].rate)}", cells=[report._grid_cell(x) for x in r]) for r in places]
     return dict(caption="Test accuracy in percent.", settings=[f"scale {s}" for s in mine], row="setting", rows=rows) if rows else None
+
+def _ours(places):
+    other = dict.fromkeys(named(r.network) for r in places if r.network and pd.notna(r.our_n))
+    return f" (ours: {', '.join(other)})" if other else ""
 
 def _results_of(name, tables):
     for (paper, table), sides in tables.items():
@@ -511,6 +517,10 @@ def paper_page(
 WELCOME = """Five papers on learning with wrong labels: derived, implemented, checked, and their tables run again. The {doc}`chapters <chapters/index>` are the course, the papers' pages put every
 published cell beside ours, and there is a page for each [method](methods.md), [equation](equations.md) and [claim that did not hold](errata.md). All of it works without internet."""
 
+def _never_run():
+    cells = (published(*of).assign(paper=of[0])[["paper", "grid", "method"]] for of in published_tables())
+    return sum(tuple(row) in protocols.NOT_RUN for part in cells for row in part.itertuples(index=False))
+
 def front_page(
     told: str, # from `papers_table`
     sides: list, # from `all_sides`
@@ -518,7 +528,7 @@ def front_page(
 ) -> str: # Markdown
     "The first page: what there is, and how close it is."
     note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. “Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
-            "an ordering is a pair of methods that the paper's table tells apart, and holds if ours does so too, the same way.")
+            f"an ordering is a pair of methods that the paper's table tells apart, and holds if ours does so too, the same way. Of all cells {_never_run()} cannot be run here: most stand in rows that a paper quotes from elsewhere.")
     linked = re.sub(r"^\| ([^|]+) \|", lambda m: f"| [{m[1]}](papers/{p}.md) |" if (p := {named(p): p for p in PAPERS}.get(m[1])) else m[0], told, flags=re.MULTILINE)
     sections = [part for s in report._overview(sides) for part in _section(s | dict(title="Every table", text=[]))]
     return "\n\n".join(["# noisy_course: learning with noisy labels", WELCOME, "## How close", linked or "No results yet.", plain(note), *sections, *menus])
