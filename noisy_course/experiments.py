@@ -527,7 +527,7 @@ def run_blocks(
 # %% ../nbs/20_experiments.ipynb #93f0000f
 def _check_batch(todo, device, workers, profile):
     expect(workers >= 1, "workers", "at least one", workers)
-    for block in todo: check_team(device, block_recipe(block))
+    for block in todo if len(devices(device)) > 1 else (): check_team(device, block_recipe(block))
     if profile: profile_folder(profile)
     else: check_there(device)
     expect(profile or workers == 1 or len(devices(device)) == 1, "workers", "1 where a run has several devices", workers)

@@ -103,7 +103,7 @@ def profile(tmp_path_factory):
     return folder
 
 GOOD = [tiny(samples=1000, epochs=1), tiny(samples=1000, epochs=1, noise="symmetric", rate=.2)]
-BAD = tiny(dataset="nowhere")
+BAD = tiny(methods=("no such method",))
 
 @pytest.fixture(scope="module")
 def batch(slurm, profile, tmp_path_factory):
@@ -130,9 +130,10 @@ def test_a_job_asks_for_what_the_profile_says(batch):
 
 def test_a_failed_job_is_told_in_one_line(batch):
     results, message = batch
-    assert message == f"1 of 3 blocks failed, first {BAD.name}; see {results / 'snakemake.log'}"
+    log = results / "logs" / f"{BAD.name}.log"
+    assert message.startswith(f"1 of 3 blocks failed, first {BAD.name}; it said: ") and message.endswith(f"\nAll of it is in {log}")
     assert f"logs/{BAD.name}.log" in (results / "snakemake.log").read_text()
-    assert "ValueError: name: expected one of mnist" in (results / "logs" / f"{BAD.name}.log").read_text()
+    assert "ValueError: method: expected one of cross_entropy" in log.read_text()
     assert not (results / f"{BAD.name}.parquet").exists()
 
 def test_a_cluster_runs_as_many_jobs_as_its_profile_says(batch):

@@ -358,7 +358,9 @@ def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, ho
     line = "import os, sys, time; from pathlib import Path; (Path(sys.argv[1]).parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
     code = f"from noisy_course import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
     words = ["run", planned(tmp_path, four[0]), "--work", tmp_path, "--results", tmp_path / "results", "--until", time.time() + 600, "--device", "cpu"]
-    process, pid = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path / "results/pid"
+    heard = dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) # also where these tests run under nohup
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **heard)
+    pid = tmp_path / "results/pid"
     try:
         while not (pid.exists() and pid.read_text()): assert process.poll() is None and not time.sleep(.05)
         child = psutil.Process(int(pid.read_text()))

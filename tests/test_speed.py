@@ -2,8 +2,11 @@
 import json
 
 import pandas as pd
+import pytest
+import torch
 
-from noisy_course.speed import SETTINGS, write_bench
+from noisy_course import speed
+from noisy_course.speed import NETWORKS, SETTINGS, write_bench
 
 def rounds(paper, ratios): return pd.DataFrame(dict(paper=paper, precision="fp32", compiled=False, workers=2, n_runs=20, ratio=ratios, plain=1.))
 
@@ -17,3 +20,18 @@ def test_medians_and_what_was_there(tmp_path):
     assert merged.set_index("paper").ratio.to_dict() == dict(one=7, two=3) and not merged.duplicated(SETTINGS).any()
     rows = {row["paper"]: row for row in json.loads(path.read_text())["medians"]}
     assert rows["one"]["rounds"] == 1 and rows["two"]["rounds"] == 2 and rows["two"]["commit"] == first["commit"]
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SystemExit, match="^device: expected a GPU that PyTorch can use, of which there are 0"): speed.main(["--device", "cuda"])
+
+def test_every_network_is_measured_in_both_precisions(tmp_path, monkeypatch):
+    "On this processor, with few and small steps."
+    monkeypatch.setattr(speed, "peak_rate", lambda device, precision: 1e11)
+    monkeypatch.setattr(speed, "_timed", lambda steps, device, n: float(next(steps) is not None) + .01)
+    monkeypatch.setattr(speed, "sweep_seconds", lambda *given, **named: dict(network="mlp, 200 runs", precision=named["precision"], engine=1., plain=2., ratio=2., share=.1))
+    monkeypatch.setattr(speed, "coloured_noise", lambda n, made=speed.coloured_noise: made(200))
+    found = speed.bench_gpu("cpu", tmp_path / "bench_gpu.json")
+    assert found.network.tolist() == 2 * [*NETWORKS, "mlp, 200 runs"] and found.precision.tolist() == 5 * ["fp32"] + 5 * ["bf16"]
+    said = json.loads((tmp_path / "bench_gpu.json").read_text())
+    assert len(said["rows"]) == 10 and {"machine", "torch", "commit", "device"} <= set(said)
