@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import ttest_ind
@@ -393,6 +394,11 @@ def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
         chosen = [max(p.to_dict("records"), key=lambda x: x["valid"]) for _, p in part.groupby("seed")]
         assert row.best_q == best and row.cost == pytest.approx(part[part.q == best].test.mean() - np.mean([c["test"] for c in chosen]))
         assert row.chosen_q == ", ".join(map(str, sorted({c["q"] for c in chosen})))
+
+def test_a_tall_figure_stays_tall():
+    "A table with coloured cells and many rows would lose every second name."
+    html = {height: report.template("parts.html").module.figure(report._figure(go.Figure(layout=dict(height=height, title="x", margin=dict(t=9))))) for height in (None, 300, 860)}
+    assert 'style="height: 860px"' in html[860] and "style" not in html[None] + html[300]
 
 # The third paper
 
