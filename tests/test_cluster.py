@@ -56,11 +56,13 @@ def free_ports(n):
 
 def said(*command): return subprocess.run(command, capture_output=True, text=True).stdout
 
-def wait_until(true, what, tries=600):
-    for _ in range(tries):
-        if true(): return
-        time.sleep(.1)
-    raise AssertionError(f"waited in vain for {what}")
+def happens(true, seconds=60):
+    "Whether something becomes true in time; each look may take long."
+    ends = time.monotonic() + seconds
+    while not (now := true()) and time.monotonic() < ends: time.sleep(.1)
+    return bool(now)
+
+def wait_until(true, what, seconds=60): assert happens(true, seconds), f"waited in vain for {what}"
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
@@ -83,7 +85,7 @@ def slurm(tmp_path_factory):
             log = stack.enter_context(open(folder / f"{command[0]}.log", "w"))
             stack.callback(stop, subprocess.Popen(command, stdout=log, stderr=log))
             if command[0] == "munged": wait_until((folder / "munge.socket").exists, "munged")
-        wait_until(lambda: said("sinfo", "--noheader", "--format=%T").strip() == "idle", f"the node; see {folder}")
+        if not happens(lambda: said("sinfo", "--noheader", "--format=%T").strip() == "idle"): pytest.skip(f"Slurm's daemons do not find each other on this machine: {folder}/slurmctld.log")
         yield folder
         said("scancel", "--user", str(os.getuid()))
         wait_until(lambda: not said("squeue", "--noheader"), "an empty queue")
@@ -147,7 +149,7 @@ def test_a_stopped_batch_takes_its_jobs_back(slurm, profile, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", words, str(tmp_path), str(profile)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True, start_new_session=True)
     running = lambda: said("squeue", "--noheader", "--format=%T").split()
     try:
-        wait_until(lambda: running() == ["RUNNING"], "the job", 3000)
+        wait_until(lambda: running() == ["RUNNING"], "the job", 300)
         os.killpg(process.pid, signal.SIGINT)
         assert "the same command goes on from the last checkpoints" in process.communicate(timeout=600)[1]
         wait_until(lambda: not running(), "an empty queue")
