@@ -862,7 +862,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'noisy_course.speed': { 'noisy_course.speed._answer': ('speed.html#_answer', 'noisy_course/speed.py'),
                                     'noisy_course.speed._answers': ('speed.html#_answers', 'noisy_course/speed.py'),
                                     'noisy_course.speed._plain_step': ('speed.html#_plain_step', 'noisy_course/speed.py'),
-                                    'noisy_course.speed._time': ('speed.html#_time', 'noisy_course/speed.py'),
                                     'noisy_course.speed._timed': ('speed.html#_timed', 'noisy_course/speed.py'),
                                     'noisy_course.speed._wait': ('speed.html#_wait', 'noisy_course/speed.py'),
                                     'noisy_course.speed._worker': ('speed.html#_worker', 'noisy_course/speed.py'),

@@ -44,19 +44,23 @@ def plain_seconds(
     loader = DataLoader(TensorDataset(x, y), batch_size=128, shuffle=True)
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Dropout(.5), nn.Linear(128, 128), nn.ReLU(), nn.Dropout(.5), nn.Linear(128, 10))
     optimizer = torch.optim.Adagrad(network.parameters(), lr=.01)
-    return _time(loader, lambda batch: _plain_step(network, optimizer, *batch), batches) / batches * len(y) / 128
+    return _timed((_plain_step(network, optimizer, *batch) for batch in loader), batches) * len(y) / 128
 
 def _plain_step(network, optimizer, x, y):
     optimizer.zero_grad()
     cross_entropy(network(x), y).backward()
     optimizer.step()
 
-def _time(batches, step, n):
-    batches = iter(batches)
-    for _ in range(3): step(next(batches))
+def _wait(device):
+    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
+
+def _timed(steps, n, device="cpu"):
+    for _ in range(3): next(steps)
+    _wait(device)
     start = time.perf_counter()
-    for _ in range(n): step(next(batches))
-    return time.perf_counter() - start
+    for _ in range(n): next(steps)
+    _wait(device)
+    return (time.perf_counter() - start) / n
 
 # %% ../nbs/23_speed.ipynb #203adb2e
 LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN, "jindal2019": NINE, "tanaka2018": ("cross_entropy", "forward", "joint_labels")}
@@ -81,7 +85,7 @@ def company_seconds(
     n, R = len(company.dataset.train_x), len(company.runs)
     order = company.orders().split(company.recipe.batch_size, dim=1)
     steps = zip(order, company.masks(len(order)))
-    training = _time(steps, lambda step: company.step(*step), batches) / batches * n / company.recipe.batch_size
+    training = _timed((company.step(*step) for step in steps), batches) * n / company.recipe.batch_size
     start = time.perf_counter()
     company.evaluate()
     return dict(training=training / R, evaluation=(time.perf_counter() - start) / R, memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
@@ -104,7 +108,7 @@ def product_seconds(
             x[k] @ w[k]
             x[k].mT @ x[k + 1]
             if k: x[k + 1] @ w[k].mT
-    return _time(range(batches + 3), step, batches) / batches * 60000 / batch_size / n_runs
+    return _timed(map(step, range(batches + 3)), batches) * 60000 / batch_size / n_runs
 
 def operations(
     batch_size: int = 128, # B
@@ -159,17 +163,6 @@ def write_bench(
     return merged
 
 # %% ../nbs/23_speed.ipynb #31f028d1
-def _wait(device):
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-
-def _timed(steps, device, n):
-    for _ in range(3): next(steps)
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(n): next(steps)
-    _wait(device)
-    return (time.perf_counter() - start) / n
-
 def peak_rate(
     device: str, # to measure
     side: int = 8192, # of the matrices
@@ -177,8 +170,9 @@ def peak_rate(
 ) -> float: # floating-point operations a second
     "The rate of a product of two square matrices."
     a, b = (torch.randn(side, side, device=device).to(torch.bfloat16 if precision == "bf16" else torch.float32) for _ in range(2))
-    return 2 * side**3 / _timed(iter(lambda: a @ b, None), device, 10)
+    return 2 * side**3 / _timed(iter(lambda: a @ b, None), 10, device)
 
+# %% ../nbs/23_speed.ipynb #5d75909d
 def coloured_noise(
     n: int, # images
 ) -> data.Dataset: # of CIFAR-10's shape
@@ -206,6 +200,7 @@ def plain_steps(
     while True:
         for x, y in loader: yield _plain_step(network, optimizer, x.to(device, non_blocking=True), y.to(device, non_blocking=True))
 
+# %% ../nbs/23_speed.ipynb #3c62e455
 def network_seconds(
     name: str, # of a network for CIFAR-10, a key of `MODELS`
     device: str = "cpu", # to train on
@@ -217,10 +212,11 @@ def network_seconds(
     dataset, steps = coloured_noise(128 * (batches + 10)), 50_000 / 128
     recipe = Recipe(optimizer=partial(torch.optim.SGD, lr=.01, momentum=.9), precision=precision, company=1)
     one = Company(dataset.to(device), [Run(METHODS["cross_entropy"], dataset.train_y)], lambda g: initialise(MODELS[name](10), g), recipe)
-    ours = steps * _timed(engine_steps(one), device, batches)
-    plain = steps * _timed(plain_steps(initialise(MODELS[name](10), generator(0, "network")).to(device), dataset, device), device, batches)
+    ours = steps * _timed(engine_steps(one), batches, device)
+    plain = steps * _timed(plain_steps(initialise(MODELS[name](10), generator(0, "network")).to(device), dataset, device), batches, device)
     return dict(network=name, precision=precision, engine=ours, plain=plain, ratio=plain / ours, share=3 * 50_000 * arithmetic("cifar10", name) / ours / peak)
 
+# %% ../nbs/23_speed.ipynb #419c6376
 def sweep_seconds(
     device: str = "cpu", # to train on
     n_runs: int = 200, # in one company
@@ -231,10 +227,11 @@ def sweep_seconds(
     "A sweep of the first paper's digits beside the plain loop."
     mnist, steps = data.load("mnist"), 60_000 / 128
     runs = company(mnist.to(device), n_runs, precision=precision)
-    ours = steps * _timed(engine_steps(runs), device, batches) / n_runs
-    plain = steps * _timed(plain_steps(initialise(MLP(), generator(0, "network")).to(device), mnist, device), device, batches)
+    ours = steps * _timed(engine_steps(runs), batches, device) / n_runs
+    plain = steps * _timed(plain_steps(initialise(MLP(), generator(0, "network")).to(device), mnist, device), batches, device)
     return dict(network=f"mlp, {n_runs} runs", precision=precision, engine=ours, plain=plain, ratio=plain / ours, share=3 * 60_000 * arithmetic("mnist", "mlp") / ours / peak)
 
+# %% ../nbs/23_speed.ipynb #75c8ab20
 NETWORKS = "resnet14", "resnet32", "resnet34", "cnn8"
 
 def bench_gpu(
@@ -242,9 +239,8 @@ def bench_gpu(
     path: str | Path = "results/bench_gpu.json", # to write
 ) -> pd.DataFrame: # a row a network and precision
     "Measure every network on a GPU, and write it down with the GPU's name."
-    rows = []
+    rows, peak = [], peak_rate(device)
     for precision in ("fp32", "bf16"):
-        peak = peak_rate(device, precision="bf16")
         rows += [network_seconds(name, device, precision, peak=peak) | dict(peak=peak) for name in NETWORKS] + [sweep_seconds(device, precision=precision, peak=peak) | dict(peak=peak)]
     with whole_file(path) as part: part.write_text(json.dumps(dict(rows=rows, **provenance(device)), indent=1) + "\n")
     return pd.DataFrame(rows)

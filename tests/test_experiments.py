@@ -308,7 +308,9 @@ def test_recipes_are_pinned():
     "A recipe is part of what a published result means, and no hash has it: where this fails on purpose, raise DEFINITION, so that older results are not reused, and delete recipes.json."
     now = {" ".join([*key, part.dataset, part.model]): sha256(json.dumps(told(part.recipe)).encode()).hexdigest()[:12] for key, grid in TABLES.items() for part in grid.parts}
     now["definition"] = experiments.DEFINITION
-    if not RECIPES.exists(): RECIPES.write_text(json.dumps(now, indent=0) + "\n")
+    if not RECIPES.exists():
+        RECIPES.write_text(json.dumps(now, indent=0) + "\n")
+        pytest.fail("recipes.json was missing; it is written now: look at it, and commit it")
     pinned = json.loads(RECIPES.read_text())
     assert {k: v for k, v in now.items() if k in pinned} == pinned, "a recipe changed"
     assert set(now) == set(pinned), "a part is new: delete recipes.json and run this test"

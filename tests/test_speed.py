@@ -27,8 +27,8 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 def test_every_network_is_measured_in_both_precisions(tmp_path, monkeypatch):
     "On this processor, with few and small steps."
-    monkeypatch.setattr(speed, "peak_rate", lambda device, precision: 1e11)
-    monkeypatch.setattr(speed, "_timed", lambda steps, device, n: float(next(steps) is not None) + .01)
+    monkeypatch.setattr(speed, "peak_rate", lambda device: 1e11)
+    monkeypatch.setattr(speed, "_timed", lambda steps, n, device: float(next(steps) is not None) + .01)
     monkeypatch.setattr(speed, "sweep_seconds", lambda *given, **named: dict(network="mlp, 200 runs", precision=named["precision"], engine=1., plain=2., ratio=2., share=.1))
     monkeypatch.setattr(speed, "coloured_noise", lambda n, made=speed.coloured_noise: made(200))
     found = speed.bench_gpu("cpu", tmp_path / "bench_gpu.json")
