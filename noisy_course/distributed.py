@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .basics import expect
 from .data import Dataset
-from .training import Company, Recipe, Trained, train
+from .training import Company, Recipe, Trained, stages, train
 
 # %% ../nbs/07_distributed.ipynb #b47f8f01
 class _Gathered(torch.autograd.Function):
@@ -159,7 +159,7 @@ def check_team(
     recipe: Recipe, # of runs
 ) -> None:
     "Refuse what several processes cannot train, and say why."
-    for each in filter(None, (recipe, recipe.first)) if len(devices(device)) > 1 else ():
+    for each in stages(recipe) if len(devices(device)) > 1 else ():
         expect(each.company == 1, "device", "one, as these runs train in company; several are for runs that train one by one (company=1)", device)
         expect(not each.compiled, "compiled", "False on several devices", True)
 

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['SELECT', 'generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack', 'channels_last', 'random_bytes', 'dropout_sites',
-           'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'Company', 'Moment', 'numbers_of', 'Trained',
-           'train_companies', 'train_company', 'same_run', 'first_runs', 'place_of_first', 'prepared', 'train',
-           'counter', 'check_runs', 'check_recipe']
+           'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'first_numbers', 'usable', 'split_rows',
+           'Company', 'Moment', 'numbers_of', 'checksum', 'Trained', 'train_companies', 'shared_out', 'train_company',
+           'same_run', 'first_runs', 'place_of_first', 'prepared', 'rounds', 'staged', 'run_epochs', 'train_rounds',
+           'train', 'counter', 'stages', 'check_runs', 'check_recipe', 'checked', 'unchecked', 'kept_to', 'after']
 
 # %% ../nbs/04_training.ipynb #7f1bcfc3
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from itertools import groupby
 from pathlib import Path
 from pickle import UnpicklingError
 from zlib import crc32
@@ -53,8 +55,10 @@ class Method:
     during: Callable | None = None # logits of a training batch (runs, B, C) → what is new of its samples: name → (runs, B, ...)
     between: Callable | None = None # Moment → what is new of both, after each epoch
     first: "Method | None" = None # a method trained before this one, whose outcome it needs
-    estimate: Callable | None = None # the best first network's probabilities on all training inputs (N, C) → T
+    estimate: Callable | None = None # the best first network's probabilities on the method's training inputs (N, C) → T
     relabel: Callable | None = None # the first run's last Moment → labels that this one is trained on, (N, C)
+    warm_start: bool = False # whether its network begins as the first's best
+    samples: Callable | None = None # data set → (N,) bool, the samples it is trained and validated on; all if none
 
 # %% ../nbs/04_training.ipynb #9b2e278e
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class Run:
     seed: int = 0 # of the network, the order and the dropout masks
     split_seed: int | None = None # of the validation set; `seed` if none
     found: Tensor | None = None # (N, C) the labels that a first run found, if any
+    start: dict | None = None # the state dict that its network begins with, if a first run trained it
 
     def stream(self,
         purpose: str, # "network", "layer", "order", "dropout", "augment" or "split"
@@ -244,6 +249,37 @@ def ready(
     x = torch.cat([dataset.normalise(x) for x in dataset.train_x.split(10000)])
     return x.bfloat16() if precision == "bf16" and x.is_floating_point() else x
 
+# %% ../nbs/04_training.ipynb #4190af8e
+def first_numbers(
+    run: Run, # whose network it is
+    build: Callable, # generator → initialised network
+) -> nn.Module: # as it is before the first step
+    "A run's network, new or as its start has it."
+    network = built(partial(build, run.stream("network")), run.stream("network"))
+    if run.start: network.load_state_dict(run.start)
+    return network
+
+# %% ../nbs/04_training.ipynb #18c56629
+def usable(
+    method: Method, # any
+    dataset: Dataset, # to be trained on
+) -> Tensor: # (n,) row numbers
+    "The training samples that a method may use."
+    N = len(dataset.train_y)
+    if not method.samples: return torch.arange(N)
+    chosen = method.samples(dataset)
+    expect(chosen.dtype == torch.bool and chosen.shape == (N,), "samples", f"a bool for each of {N} training samples", f"{chosen.dtype} of shape {tuple(chosen.shape)}")
+    return chosen.nonzero().squeeze(1).cpu()
+
+def split_rows(
+    run: Run, # any
+    dataset: Dataset, # it is trained on
+    valid_fraction: float, # held out
+) -> tuple: # rows to train on and to validate on
+    "A run's two parts of the training set."
+    rows = usable(run.method, dataset)
+    return tuple(rows[part] for part in split(len(rows), valid_fraction, run.stream("split")))
+
 # %% ../nbs/04_training.ipynb #99eac145
 class Company:
     "Runs that train together on one device."
@@ -255,10 +291,9 @@ class Company:
     ):
         self.dataset, self.runs, self.recipe, self.device = dataset, runs, recipe, dataset.train_x.device
         self.ready = None if recipe.augment or not isinstance(dataset.train_x, Tensor) else ready(dataset, recipe.precision)
-        networks = [built(partial(build, run.stream("network")), run.stream("network")) for run in runs]
-        self.network = Stack([network.to(self.device) for network in networks], recipe.company == 1)
+        self.network = Stack([first_numbers(run, build).to(self.device) for run in runs], recipe.company == 1)
         self.labels = torch.stack([run.labels for run in runs]).to(self.device)
-        parts = [split(len(run.labels), recipe.valid_fraction, run.stream("split")) for run in runs]
+        parts = [split_rows(run, dataset, recipe.valid_fraction) for run in runs]
         self.train_rows, self.valid_rows = (torch.stack(rows).to(self.device) for rows in zip(*parts))
         self.groups = [self.group(method) for method in dict.fromkeys(run.method for run in runs)]
         self.optimizer = recipe.optimizer([p for _, stack, _ in self.parts() for p in stack.parameters.values()])
@@ -551,11 +586,19 @@ def numbers_of(
     bound = [part.keywords for part in (method.loss, method.between) if isinstance(part, partial)]
     return [f"{k}={v}" for keywords in bound for k, v in keywords.items() if isinstance(v, (int, float, str, type(None)))]
 
+def checksum(
+    numbers: Tensor | dict | None, # one tensor, or several by name
+) -> int | None: # none for nothing
+    "A short number that other tensors hardly have."
+    if numbers is None: return None
+    tensors = numbers.values() if isinstance(numbers, dict) else [numbers]
+    return reduce(lambda crc, x: crc32(x.cpu().numpy().tobytes(), crc), tensors, 0)
+
 @patch
 def fingerprint(self: Company) -> list:
     "What a checkpoint and the company that loads it must agree on."
-    code = lambda labels: None if labels is None else crc32(labels.cpu().numpy().tobytes())
-    runs = [[run.method.name, *numbers_of(run.method), run.seed, run.split_seed, code(run.labels), code(run.found)] for run in self.runs]
+    told = [map(checksum, (run.labels, run.found, run.start, rows)) for run, rows in zip(self.runs, self.train_rows)]
+    runs = [[run.method.name, *numbers_of(run.method), run.seed, run.split_seed, *codes] for run, codes in zip(self.runs, told)]
     shapes = [list(v.shape) for _, stack, _ in self.parts() for v in stack.numbers().values()]
     dropout = [m.p for m in self.network.module.modules() if isinstance(m, Dropout)]
     optimizer = [f"{type(self.optimizer).__name__} {k}={v}" for k, v in self.optimizer.defaults.items()]
@@ -645,15 +688,26 @@ def train_companies(
     kind: type = Company, # what they train in
 ) -> Trained:
     "Train single-stage runs, a company at a time."
-    methods = list(dict.fromkeys(run.method for run in runs))
-    order = sorted(range(len(runs)), key=lambda i: methods.index(runs[i].method))
-    size, places = recipe.company or max(1, len(runs)), {}
-    for start in range(0, len(runs), size):
-        members = order[start:start + size]
+    places, start = {}, 0
+    for members in shared_out(dataset, runs, recipe.company or max(1, len(runs))):
         company = kind(dataset, [runs[i] for i in members], build, recipe)
         train_company(company, folder and folder / f"{start}.pt", finished)
         places |= {i: (company, r) for r, i in enumerate(members)}
+        start += len(members)
     return Trained(runs, [places[i] for i in range(len(runs))])
+
+# %% ../nbs/04_training.ipynb #f5c04d0e
+def shared_out(
+    dataset: Dataset, # to be trained on
+    runs: list, # of Run, in any order
+    size: int, # runs a company, at most
+) -> list: # of lists of row numbers of `runs`
+    "Which runs train together."
+    methods = list(dict.fromkeys(run.method for run in runs))
+    n = {method: len(usable(method, dataset)) for method in methods}
+    order = sorted(range(len(runs)), key=lambda i: (n[runs[i].method], methods.index(runs[i].method)))
+    alike = [list(group) for _, group in groupby(order, key=lambda i: n[runs[i].method])]
+    return [group[k:k + size] for group in alike for k in range(0, len(group), size)]
 
 # %% ../nbs/04_training.ipynb #5cd3c752
 def train_company(
@@ -697,23 +751,68 @@ def first_runs(
 # %% ../nbs/04_training.ipynb #7a7b111f
 def place_of_first(
     run: Run, # any
-    one: Trained, # first runs
+    firsts: list, # of Run, as planned
+    one: Trained, # their outcome
 ) -> tuple | None: # (company, r) of its first run; none for a single-stage run
     "Where a run's first network was trained."
     first = replace(run, method=run.method.first)
-    return run.method.first and next(place for other, place in zip(one.runs, one.companies) if same_run(first, other))
+    return run.method.first and next(place for other, place in zip(firsts, one.companies) if same_run(first, other))
 
 def prepared(
     run: Run, # any
-    one: Trained, # first runs
+    place: tuple | None, # (company, r) of its first run, if it has one
 ) -> Run: # the same, told what its first run shows
-    "Estimate T from the best first network, on all training inputs, or take over the labels that were found."
-    if not run.method.first: return run
-    company, r = place_of_first(run, one)
-    if run.method.relabel: return replace(run, found=run.method.relabel(company.moment(r)))
-    return replace(run, T=run.method.estimate(company.probabilities(r)).to("cpu", torch.float64))
+    "Estimate T from the best first network, take over the labels that were found, or begin with the network."
+    if not place: return run
+    method, (company, r) = run.method, place
+    if method.relabel: run = replace(run, found=method.relabel(company.moment(r)))
+    if method.estimate: run = replace(run, T=method.estimate(company.probabilities(r)[usable(method, company.dataset)]).to("cpu", torch.float64))
+    if method.warm_start: run = replace(run, start=company.module(r)[0].state_dict())
+    return run
+
+# %% ../nbs/04_training.ipynb #ff458f5e
+def rounds(
+    runs: list, # of Run
+    recipe: Recipe, # what they share
+) -> tuple: # runs to be trained first, those after them, recipe of the first
+    "Cut runs into two rounds; the first may have rounds of its own."
+    apart = recipe.first is not None
+    return first_runs(runs, apart), [run for run in runs if apart or run.method.first], recipe.first or recipe
+
+def staged(
+    runs: list, # of Run
+) -> bool:
+    "Whether any of them needs a first run."
+    return any(run.method.first for run in runs)
+
+def run_epochs(
+    runs: list, # of Run
+    recipe: Recipe, # what they share
+) -> int: # of all rounds
+    "How many epochs runs have together, their first runs' among them."
+    firsts, seconds, beginning = rounds(runs, recipe)
+    return recipe.epochs * len(seconds) + (run_epochs(firsts, beginning) if staged(firsts) else beginning.epochs * len(firsts))
 
 # %% ../nbs/04_training.ipynb #7ecb2130
+def train_rounds(
+    dataset: Dataset, # on its device
+    runs: list, # of Run, in any order
+    build: Callable, # generator → initialised network
+    recipe: Recipe, # what they share
+    folder: Path | None = None, # for checkpoints
+    finished: Callable = lambda run_epochs: None, # told how many run-epochs were just finished
+    kind: type = Company, # what they train in
+) -> Trained:
+    "Train first runs, then those that need them."
+    firsts, seconds, beginning = rounds(runs, recipe)
+    begin = train_rounds if staged(firsts) else train_companies
+    one = begin(dataset, firsts, build, beginning, folder and folder / "first", finished, kind)
+    told = [prepared(run, place_of_first(run, firsts, one)) for run in seconds]
+    two = train_companies(dataset, told, build, recipe, folder and folder / "second", finished, kind)
+    places = {id(run): place for run, *place in zip(firsts + seconds, one.runs + two.runs, one.companies + two.companies)}
+    return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [place_of_first(run, firsts, one) for run in runs])
+
+# %% ../nbs/04_training.ipynb #8f254086
 def train(
     dataset: Dataset, # resident tensors
     runs: list, # of Run, in any order
@@ -724,17 +823,10 @@ def train(
     progress: Callable | None = None, # (run-epochs done, of how many) → None
     kind: type = Company, # what they train in: one process, or a `Team` of several
 ) -> Trained:
-    "Train all runs, two-stage methods included, and score them after every epoch."
+    "Train all runs, those of several stages included, and score them after every epoch."
     check_runs(dataset, runs, recipe)
-    dataset, folder = dataset.to(device), folder and Path(folder)
-    apart, beginning = recipe.first is not None, recipe.first or recipe
-    firsts, seconds = first_runs(runs, apart), [run for run in runs if apart or run.method.first]
-    finished = counter(progress, beginning.epochs * len(firsts) + recipe.epochs * len(seconds))
-    one = train_companies(dataset, firsts, build, beginning, folder and folder / "first", finished, kind)
-    two = train_companies(dataset, [prepared(run, one) for run in seconds], build, recipe, folder and folder / "second", finished, kind)
-    places = {id(run): (run, place) for run, place in zip(one.runs, one.companies)}
-    places |= {id(run): at for run, at in zip(seconds, zip(two.runs, two.companies))}
-    return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [place_of_first(run, one) for run in runs])
+    finished = counter(progress, run_epochs(runs, recipe))
+    return train_rounds(dataset.to(device), runs, build, recipe, folder and Path(folder), finished, kind)
 
 # %% ../nbs/04_training.ipynb #722e7bb6
 def counter(
@@ -751,6 +843,12 @@ def counter(
     return finished
 
 # %% ../nbs/04_training.ipynb #c742a39f
+def stages(
+    last: Method | Recipe | None, # of the last stage, or none
+) -> list: # of the same kind, the last stage first; nothing for none
+    "A method and all that are trained before it, or their recipes."
+    return [last, *stages(last.first)] if last else []
+
 def check_runs(
     dataset: Dataset, # they train on
     runs: list, # of Run
@@ -760,15 +858,16 @@ def check_runs(
     N, C = len(dataset.train_x), dataset.n_classes
     expect(len(runs) > 0, "runs", "at least one run", "none")
     expect(not dataset.train_x.is_floating_point() or bool(dataset.train_x.isfinite().all()), "train_x", "finite numbers", "NaN or infinity")
-    for each in filter(None, (recipe, recipe.first)): check_recipe(each, N, any(run.method.layer for run in runs))
+    for method in dict.fromkeys(stage for run in runs for stage in stages(run.method)):
+        for each in stages(recipe): check_recipe(each, len(usable(method, dataset)), bool(method.layer))
+        needs = next((name for name in ("estimate", "relabel", "warm_start") if getattr(method, name)), None)
+        expect(method.first or not needs, "method", f"a first method, as it has {needs}", f"{method.name}, which has none")
     for run in runs:
         kind = f"{run.labels.dtype} of shape {tuple(run.labels.shape)}"
         expect(run.labels.shape == (N,) and run.labels.dtype == torch.int64, "labels", f"int64, one for each of the {N} training inputs", kind)
         low, high = run.labels.min().item(), run.labels.max().item()
         expect(0 <= low and high < C, "labels", f"classes in 0..{C - 1}", f"{low}..{high}")
-        third = run.method.first and run.method.first.first
-        expect(not third, "method", "one or two stages", f"{run.method.name}, whose first method has a first of its own")
-        if run.method.given and not run.method.first: check_transition(run.T, C)
+        if any(method.given and not method.estimate for method in stages(run.method)): check_transition(run.T, C)
 
 # %% ../nbs/04_training.ipynb #9b4f0822
 SELECT = "valid_loss", "valid_accuracy", "valid_accuracy_clean"
@@ -787,3 +886,31 @@ def check_recipe(
     expect(recipe.select in SELECT, "select", f"one of {', '.join(SELECT)}", repr(recipe.select))
     expect(recipe.precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(recipe.precision))
     expect(not layered or (n - 1) % size, "batch_size", f"one that leaves no single sample of {n} over, for a batch normalisation", size)
+
+# %% ../nbs/04_training.ipynb #3bc1528b
+def checked(
+    dataset: Dataset, # with `train_checked` in its `extra`, (N,) bool
+) -> Tensor: # (N,) bool
+    "The samples whose labels people have checked."
+    expect("train_checked" in dataset.extra, "extra", "train_checked, a bool for each training sample", ", ".join(dataset.extra) or "nothing")
+    return dataset.extra["train_checked"]
+
+def unchecked(
+    dataset: Dataset, # with `train_checked` in its `extra`, (N,) bool
+) -> Tensor: # (N,) bool
+    "The other samples."
+    return ~checked(dataset)
+
+def kept_to(
+    method: Method, # any
+    samples: Callable, # data set → (N,) bool
+) -> Method: # with the same name
+    "A method, in all its stages, on some of the samples."
+    return replace(method, samples=samples, first=method.first and kept_to(method.first, samples))
+
+def after(
+    first: Method, # trained before
+    method: Method, # goes on with its best network, without its layer
+) -> Method: # of one stage more
+    "One method after another, on the same network."
+    return replace(method, name=f"{method.name}_after_{first.name}", first=first, warm_start=True)

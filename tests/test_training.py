@@ -23,7 +23,7 @@ from noisy_course.data import Dataset, random_flip, split
 from noisy_course.loss_correction import METHODS, cross_entropy, estimate_transition
 from noisy_course.models import MLP, Dropout, initialise
 from noisy_course.protocols import milestones, sgd
-from noisy_course.training import Company, Method, Recipe, Run, Stack, generator, random_bytes, take, take_each, train
+from noisy_course.training import Company, Method, Recipe, Run, Stack, after, checked, generator, kept_to, random_bytes, take, take_each, train, unchecked
 
 N, C, PIXELS = 150, 4, (1, 4, 4)
 compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
@@ -353,6 +353,81 @@ def test_each_seed_has_its_own_estimate():
     assert not torch.equal(trained.runs[0].T, trained.runs[1].T)
 
 
+# --- one after the other, on the same network ---
+
+HALF = torch.arange(N) % 3 > 0
+TWO_KINDS = replace(DATA, extra=dict(train_checked=HALF))
+LEARN, TUNE = kept_to(METHODS["forward_estimated"], unchecked), kept_to(METHODS["cross_entropy"], checked)
+THREE = after(LEARN, TUNE)
+HANDED = [run(THREE), run("savage", 1), run(LEARN), run(TUNE, 2), run(THREE, 3), run(after(METHODS["unhinged"], METHODS["sigmoid"]), 1)]
+def tune(runs, recipe=RECIPE, **more): return fit(runs, recipe, data=TWO_KINDS, **more)
+
+def test_three_stages_are_three_trainings():
+    "Cross-entropy's T for forward correction on some samples, whose network goes on with the others."
+    trained, first = tune([run(THREE)]), kept_to(METHODS["cross_entropy"], unchecked)
+    T = estimate_transition(probabilities(tune([run(first)]), 0)[~HALF], 97)
+    second = tune([run(kept_to(METHODS["forward"], unchecked), T=T)])
+    start = second.module(0)[0].state_dict()
+    assert trained.runs[0].method.name == "cross_entropy_after_forward_estimated" and trained.first(0).runs[0].T.equal(T)
+    for n, v in start.items(): assert torch.equal(trained.runs[0].start[n], v)
+    begun = fit([replace(run(TUNE), start=start)], data=TWO_KINDS)
+    assert_same(trained, 0, begun, 0)
+    assert_same(trained.first(0), 0, second, 0)
+    assert not np.array_equal(numbers(trained, 0)[0], numbers(tune([run(TUNE)]), 0)[0])
+
+def test_a_network_goes_on_where_the_first_was_best():
+    still = replace(RECIPE, optimizer=partial(torch.optim.SGD, lr=0.), first=replace(RECIPE, epochs=12))
+    trained = fit([run(after(METHODS["forward"], METHODS["unhinged"]), seed) for seed in (0, 1)], still)
+    for i in (0, 1):
+        best, last = (trained.first(i).module(0, which)[0].state_dict() for which in ("best", "last"))
+        for n, v in trained.module(i, "last")[0].state_dict().items(): assert torch.equal(v, best[n])
+        assert not torch.equal(best["1.weight"], last["1.weight"])
+
+def test_without_its_layer():
+    "A first method's layer stays behind."
+    trained = fit([run(after(SCALED, METHODS["cross_entropy"]))])
+    assert trained.companies[0][0].groups[0].layer is None and len(trained.module(0)) == 1
+
+def test_only_its_samples_are_seen():
+    "Labels of the others count for nothing, and their pictures neither."
+    method = kept_to(METHODS["unhinged"], checked)
+    other = replace(TWO_KINDS, train_x=torch.where(HALF[:, None, None, None], DATA.train_x, 255 - DATA.train_x))
+    labels = torch.where(HALF, noisy(0), (noisy(0) + 1) % C)
+    company = tune([run(method)]).companies[0][0]
+    assert set(company.train_rows[0].tolist()) | set(company.valid_rows[0].tolist()) == set(HALF.nonzero().flatten().tolist())
+    assert_same(tune([run(method)]), 0, fit([run(method, labels=labels)], data=other), 0)
+
+def test_stages_in_company_as_alone():
+    together, shuffled = tune(HANDED), [4, 2, 0, 5, 3, 1]
+    for i, one in enumerate(HANDED): assert_same(together, i, tune([one]), 0)
+    for recipe in (RECIPE, replace(RECIPE, company=2)):
+        other = tune([HANDED[i] for i in shuffled], recipe)
+        for j, i in enumerate(shuffled): assert_same(other, j, together, i)
+
+@pytest.mark.parametrize("recipe, total", [(RECIPE, 3 * (5 + 2 + 4)), (replace(RECIPE, first=replace(RECIPE, epochs=2)), 2 * (3 + 2) + 3 * 6)], ids=["one recipe", "another for the first"])
+def test_epochs_of_all_stages_are_counted(recipe, total):
+    "Cross-entropy for two seeds and unhinged (with one recipe also savage and TUNE); forward for two; the four that needed those, or all six."
+    told = []
+    tune(HANDED, recipe, progress=lambda *numbers: told.append(numbers))
+    assert told[-1] == (total, total) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+def test_stages_resume_after_each_epoch(tmp_path, save_each_epoch):
+    runs, stop, stops = [HANDED[0], HANDED[5]], StopAfterNewWork(), 0
+    while stops < 30:
+        try: trained = tune(runs, folder=tmp_path, progress=stop)
+        except KeyboardInterrupt: stops += 1
+        else: break
+    assert stops == 5 * RECIPE.epochs  # companies: cross-entropy, unhinged, forward, and the two that go on
+    for i, one in enumerate(runs): assert_same(trained, i, tune([one]), 0)
+
+def test_a_checkpoint_knows_where_its_network_began(tmp_path):
+    starts = [network(Generator().manual_seed(seed)).state_dict() for seed in (0, 1)]
+    fit([run("savage", start=starts[0])], folder=tmp_path)
+    fit([run("savage", start=starts[0])], folder=tmp_path)
+    for other in (run("savage", start=starts[1]), run(kept_to(METHODS["savage"], checked), start=starts[0]), run("savage")):
+        with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): tune([other], folder=tmp_path)
+
+
 # --- checkpoints ---
 
 LIVELY = [run("unhinged"), run("forward_estimated", 1), run(SMALL_LOSS, 2), run(SCALED, 3)]
@@ -547,9 +622,25 @@ def test_all_runs_diverge():
 
 # --- what the loop refuses, and what it trusts ---
 
-def test_a_method_of_three_stages_is_refused():
-    third = replace(METHODS["forward_estimated"], name="third", first=METHODS["forward_estimated"])
-    with pytest.raises(ValueError, match="method: expected one or two stages, got third"): fit([run(third)])
+@pytest.mark.parametrize("change", [dict(estimate=len), dict(relabel=len), dict(warm_start=True)], ids=lambda change: next(iter(change)))
+def test_what_a_first_run_shows_needs_a_first_run(change):
+    with pytest.raises(ValueError, match=f"^method: expected a first method, as it has {next(iter(change))}, got lost"): fit([run(replace(METHODS["savage"], name="lost", **change))])
+
+@pytest.mark.parametrize("samples, shape", [(lambda d: torch.ones(N), "torch.float32"), (lambda d: torch.ones(N - 1, dtype=torch.bool), f"shape .{N - 1}")], ids=["float", "short"])
+def test_samples_are_a_bool_each(samples, shape):
+    with pytest.raises(ValueError, match=f"^samples: expected a bool for each of {N} .*{shape}"): fit([run(replace(METHODS["savage"], samples=samples))])
+
+def test_too_few_samples_for_a_split():
+    refused("valid_fraction", [run("savage"), run(replace(METHODS["cross_entropy"], samples=lambda d: torch.arange(N) < 2))])
+
+def test_a_batch_normalisation_of_the_samples_it_has():
+    only = lambda d: torch.arange(N) < 37  # 33 to train on: 32 and a single one
+    refused("batch_size", [run("savage"), run(replace(SCALED, samples=only))])
+
+def test_checked_labels_are_asked_for():
+    with pytest.raises(ValueError, match="^extra: expected train_checked, a bool for each training sample, got nothing"): fit([run(kept_to(METHODS["savage"], checked))])
+
+def test_a_bad_T_of_an_early_stage(): refused("T", [run(after(METHODS["forward"], METHODS["cross_entropy"]), T=None)])
 
 def test_a_checkpoint_knows_dropout_and_optimizer(tmp_path):
     fit([run("cross_entropy")], folder=tmp_path)
