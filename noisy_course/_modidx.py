@@ -246,6 +246,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'noisy_course/experiments.py'),
                                           'noisy_course.experiments.execute_planned': ( 'experiments.html#execute_planned',
                                                                                         'noisy_course/experiments.py'),
+                                          'noisy_course.experiments.first_share': ( 'experiments.html#first_share',
+                                                                                    'noisy_course/experiments.py'),
                                           'noisy_course.experiments.grid': ('experiments.html#grid', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments.lock': ('experiments.html#lock', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments.machine': ('experiments.html#machine', 'noisy_course/experiments.py'),

@@ -368,7 +368,7 @@ NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100
     embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
     resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN", lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN", clothing1m="Clothing1M",
     patrini2017="Patrini et al. 2017", zhang2018="Zhang & Sabuncu 2018", wang2019="Wang et al. 2019", jindal2019="Jindal et al. 2019", tanaka2018="Tanaka et al. 2018", preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", aggre="people's majority, about", worse="people's worst labels, about", course="This course",
-    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", none="no noise", open_set="open-set", accuracy="accuracy")
+    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", clean_50k="checked labels only, noise", real_and_clean_50k="real noise and checked labels, about", real_then_clean_50k="real noise, then checked labels, about", none="no noise", open_set="open-set", accuracy="accuracy")
 
 def named(
     name: str, # of a data set, network, paper, table or kind of noise

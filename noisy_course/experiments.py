@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DEFINITION', 'REAL', 'HUMAN', 'PRETRAINED', 'NOTE', 'NOTEBOOK', 'SNAKEFILE', 'SIZES', 'SPEED', 'SHAPES', 'plan',
-           'grid', 'Block', 'blocks', 'clustered', 'block_data', 'block_T', 'block_runs', 'block_network',
-           'block_recipe', 'train_block', 'provenance', 'machine', 'sources', 'tree', 'result_rows', 'write_result',
-           'block_from', 'parameters', 'train_on_several', 'train_part', 'lock', 'place', 'execute_block',
-           'execute_planned', 'note_progress', 'data_of', 'bring_data', 'missing', 'run_blocks', 'profile_folder',
-           'work', 'recorded_speed', 'arithmetic', 'n_run_epochs', 'seconds_each', 'estimate', 'outlook',
-           'results_folder', 'main']
+           'grid', 'Block', 'blocks', 'clustered', 'first_share', 'block_data', 'block_T', 'block_runs',
+           'block_network', 'block_recipe', 'train_block', 'provenance', 'machine', 'sources', 'tree', 'result_rows',
+           'write_result', 'block_from', 'parameters', 'train_on_several', 'train_part', 'lock', 'place',
+           'execute_block', 'execute_planned', 'note_progress', 'data_of', 'bring_data', 'missing', 'run_blocks',
+           'profile_folder', 'work', 'recorded_speed', 'arithmetic', 'n_run_epochs', 'seconds_each', 'estimate',
+           'outlook', 'results_folder', 'main']
 
 # %% ../nbs/20_experiments.ipynb #458f4aec
 import argparse
@@ -46,7 +46,7 @@ from .image_files import LOADERS, alexnet_weights, as_features, fine_tuned, froz
 from .joint_optimization import pseudo_labels
 from .models import MODELS, initialise
 from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
-from .training import SELECT, Recipe, Run, Trained, generator, train
+from .training import SELECT, Recipe, Run, Trained, checked, generator, train
 
 # %% ../nbs/20_experiments.ipynb #02350b96
 def plan(
@@ -62,8 +62,8 @@ def plan(
     rows = pd.DataFrame(_rows(paper, table, scale)).assign(precision=precision)
     for column, value in only.items():
         expect(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
-        known, why = rows[column].drop_duplicates(), protocols.NOT_RUN.get((paper, table, value)) if column == "method" else None
-        expect(not why, column, f"a method that {paper} {table} can be run with", f"{value!r}: {why}")
+        known, quoted = rows[column].drop_duplicates(), column == "method" and (paper, table, value) in protocols.QUOTED
+        expect(not quoted, column, f"a method that {paper} {table} can be run with", f"{value!r}, which the paper quotes and did not run")
         if value is not None: rows = rows[rows[column] == value]
         expect(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}", repr(value))
     if precision != "fp32": rows = rows.assign(variant=rows.variant.where(rows.variant == "", rows.variant + ", ") + precision)
@@ -83,10 +83,10 @@ def _rows(paper, table, scale):
         small = at_scale(part, scale)
         where = dict(paper=paper, table=table, dataset=small.dataset, model=small.model, samples=small.samples, scale=scale, network=small.network)
         usual = USUAL | dict(epochs=small.epochs or small.recipe.epochs) | small.usual
-        for (kind, rate), (variant, methods) in product(small.noises, grid(paper, table).variants):
+        for (kind, rate), (variant, of_all) in product(small.noises, grid(paper, table).variants):
             shrunk = scaled(variant, small)
             cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in variant.items())) | usual | shrunk
-            yield from (cell | dict(method=method, seed=seed) for method in methods for seed in range(small.seeds))
+            yield from (cell | dict(method=method, seed=seed) for method in small.methods or of_all for seed in range(small.seeds))
 
 # %% ../nbs/20_experiments.ipynb #8b6d255b
 DEFINITION = 1
@@ -128,6 +128,7 @@ class Block:
     label_stop: int = 0 # epoch from which they stay; 0 for none
     top: int = 0 # how many hard labels change an epoch; 0 for all
     prior: str = "" # "labels" counts the classes on the given labels; else all are as frequent
+    checked: float = 0. # share of the training samples, the first ones, whose labels are true and known to be
 
 # %% ../nbs/20_experiments.ipynb #d3ac85be
 @patch(as_prop=True)
@@ -148,7 +149,7 @@ def blocks(
     return [Block(**dict(zip(shared, key)), methods=tuple(part.method.unique()), seeds=tuple(map(int, part.seed.unique()))) for key, part in cuts]
 
 # %% ../nbs/20_experiments.ipynb #f4874353
-REAL = dict(real="noisy", clean_50k="clean", real_and_clean_50k="both")
+REAL = dict(real="noisy", clean_50k="clean", real_and_clean_50k="both", real_then_clean_50k="both")
 HUMAN = "aggre", "random1", "random2", "random3", "worse"
 def _kept(): return data.cache_folder() / "features"
 
@@ -160,6 +161,14 @@ def clustered(
     labels = pseudo_labels(features, dataset.train_y.cpu(), dataset.n_classes)
     return dict(train_given=labels, features=whose(features))
 
+def first_share(
+    n: int, # samples
+    share: float, # of them, in (0, 1)
+) -> torch.Tensor: # (n,) bool
+    "The first of some samples, whose labels are checked."
+    expect(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side", share)
+    return torch.arange(n) < round(n * share)
+
 def block_data(
     block: Block, # to train
 ) -> data.Dataset: # with as many training samples as it says
@@ -168,6 +177,7 @@ def block_data(
     dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))(**own)
     if block.noise in HUMAN: dataset = replace(dataset, extra=dataset.extra | dict(train_given=data.human_labels(block.dataset)[block.noise]))
     if block.samples: dataset = dataset.head(block.samples)
+    if block.checked: dataset = replace(dataset, extra=dataset.extra | dict(train_checked=first_share(len(dataset.train_y), block.checked)))
     if block.noise == "pseudo": return replace(dataset, extra=dataset.extra | clustered(dataset))
     if block.inputs == "whitened": dataset = dataset.whitened()
     if block.inputs == "features": dataset = as_features(dataset, cache=_kept())
@@ -197,6 +207,7 @@ def block_runs(
     T, same = block_T(block, dataset), dataset.train_y if block.noise in REAL else dataset.extra.get("train_given")
     drawn = lambda seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise"))
     labels = {seed: drawn(seed) if same is None else same for seed in block.seeds}
+    if block.checked: labels = {seed: torch.where(checked(dataset), dataset.train_y, given) for seed, given in labels.items()}
     numbers = {k: v for k, v in asdict(block).items() if k in USUAL}
     methods = [protocols.method(name, numbers) for name in block.methods]
     return [Run(method, labels[seed], T, seed) for method in methods for seed in block.seeds]
@@ -313,7 +324,8 @@ def _run_rows(block, dataset, run, trained, i, final):
     if dataset.n_classes <= 100: values |= _entries("true_T", run.T) | _entries("realised_T", realised)
     if run.method.estimate: values |= _entries("estimated_T", trained.runs[i].T)
     single = pd.DataFrame({"metric": list(values), "value": list(values.values())})
-    before = first.curves.assign(metric="first_" + first.curves.metric) if run.method.relabel else curves[:0]
+    shown = run.method.relabel or run.method.warm_start
+    before = first.curves.assign(metric="first_" + first.curves.metric) if shown else curves[:0]
     rows = pd.concat([part[["epoch", "metric", "value"]] for part in (curves, before)] + [single], ignore_index=True)
     seconds = wide.seconds.sum() + before.value[before.metric == "first_seconds"].sum()
     return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=seconds)

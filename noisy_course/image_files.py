@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -146,15 +147,17 @@ def read_clothing1m(
     folder: str | Path, # with the lists and the folder `images`
     resized: int = 256, # pixels a side that every picture is brought to
     side: int = 224, # pixels a side of the piece cut from its centre
-    part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both"
-) -> data.Dataset: # `train_y` are the given labels; `extra` has `T` and the share `wrong`, of the noisy part if there is one
+    part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both", by turns as long as there are clean ones
+) -> data.Dataset: # `train_y` are the given labels; `extra` has `T` and the share `wrong`, of the noisy part if there is one, and which are `train_checked`
     "Clothing1M from its published layout."
     expect(part in ("noisy", "clean", "both"), "part", "'noisy', 'clean' or 'both'", repr(part))
     readers, folder = (read_keys, read_keys, read_labels, read_labels, read_keys), Path(folder)
     million, test, noisy, clean, checked = (read(folder / name) for read, name in zip(readers, LISTS))
-    train = [(k, noisy[k]) for k in million if part != "clean"] + [(k, clean[k]) for k in checked if part != "noisy"]
-    sides = [(ImageFiles([folder / k for k, _ in side_], resized, side), torch.tensor([y for _, y in side_])) for side_ in (train, [(k, clean[k]) for k in test])]
+    given, sure = [(k, noisy[k], False) for k in million], [(k, clean[k], True) for k in checked]
+    train = dict(noisy=given, clean=sure, both=[one for pair in zip_longest(given, sure) for one in pair if one])[part]
+    sides = [(ImageFiles([folder / k for k, *_ in side_], resized, side), torch.tensor([y for _, y, _ in side_])) for side_ in (train, [(k, clean[k], True) for k in test])]
     extra = counted_noise(sides[0][1], sides[0][1]) if part == "clean" else counted_noise(*both_labels(noisy, clean, test))
+    extra |= dict(train_checked=torch.tensor([people for *_, people in train]))
     return data.Dataset("clothing1m", *sides[0], *sides[1], CLOTHES, imagenet_colours, extra)
 
 # %% ../nbs/06_image_files.ipynb #1a746c0e

@@ -36,6 +36,7 @@ from . import comparison, data, experiments, protocols, report
 from .basics import expect, whole_file
 from .comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published, published_tables, read_results, setting_title
 from .plots import pretty
+from .training import stages
 
 # %% ../nbs/25_site.ipynb #9b7c7ebd
 HEADING = re.compile(r"^```.*?^```|^#{1,4} +(?P<title>[^\n]+)", re.MULTILINE | re.DOTALL)
@@ -228,7 +229,7 @@ def ingredients(
 ) -> list[Callable]: # functions and classes, the loss first
     "What a method is made of."
     done = []
-    for given in (method, method.first):
+    for given in stages(method):
         for f in (part for field in FIELDS for part in _unwrapped(getattr(given, field, None)) if part): _made_of(known, f, done)
     return done
 
@@ -297,8 +298,8 @@ def numbers(
     "The hyper-parameters of a method in the papers' tables."
     rows = []
     for (paper, table), grid in protocols.TABLES.items():
-        if (paper, table) not in published_tables() or not any(name in names for _, names in grid.variants): continue
-        for part in grid.parts:
+        if (paper, table) not in published_tables(): continue
+        for part in (p for p in grid.parts if any(name in (p.methods or names) for _, names in grid.variants)):
             given = protocols.USUAL | part.usual | dict(epochs=part.recipe.epochs)
             noise = ", ".join(dict.fromkeys(named(kind) for kind, _ in part.noises))
             rows.append(dict(paper=named(paper), table=named(table), block=block_title(part.dataset, part.model), epochs=part.recipe.epochs)
@@ -519,7 +520,7 @@ published cell beside ours, and there is a page for each [method](methods.md), [
 
 def _never_run():
     cells = (published(*of).assign(paper=of[0])[["paper", "grid", "method"]] for of in published_tables())
-    return sum(tuple(row) in protocols.NOT_RUN for part in cells for row in part.itertuples(index=False))
+    return sum(tuple(row) in protocols.QUOTED for part in cells for row in part.itertuples(index=False))
 
 def front_page(
     told: str, # from `papers_table`
@@ -528,7 +529,7 @@ def front_page(
 ) -> str: # Markdown
     "The first page: what there is, and how close it is."
     note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. “Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
-            f"an ordering is a pair of methods that the paper's table tells apart, and holds if ours does so too, the same way. Of all cells {_never_run()} cannot be run here: most stand in rows that a paper quotes from elsewhere.")
+            f"an ordering is a pair of methods that the paper's table tells apart, and holds if ours does so too, the same way. Of all cells {_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
     linked = re.sub(r"^\| ([^|]+) \|", lambda m: f"| [{m[1]}](papers/{p}.md) |" if (p := {named(p): p for p in PAPERS}.get(m[1])) else m[0], told, flags=re.MULTILINE)
     sections = [part for s in report._overview(sides) for part in _section(s | dict(title="Every table", text=[]))]
     return "\n\n".join(["# noisy_course: learning with noisy labels", WELCOME, "## How close", linked or "No results yet.", plain(note), *sections, *menus])

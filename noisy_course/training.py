@@ -741,11 +741,13 @@ def first_runs(
     runs: list, # of Run, to be trained
     apart: bool = False, # whether single-stage runs wait for the second round
 ) -> list: # of Run, to be trained before those that need them
-    "The single-stage runs and the first networks of the others, each once."
+    "The single-stage runs and the first runs of the others, each once."
     chosen = [] if apart else [run for run in runs if not run.method.first]
-    for run in runs:
-        first = run.method.first and replace(run, method=run.method.first)
-        if first and not any(same_run(first, other) for other in chosen): chosen.append(first)
+    for run in filter(lambda run: run.method.first, runs):
+        first = replace(run, method=run.method.first)
+        known = next((other for other in chosen if same_run(first, other)), None)
+        asked = None if apart else next((other for other in runs if same_run(first, other)), None)
+        if not known: chosen.append(asked or first)
     return chosen
 
 # %% ../nbs/04_training.ipynb #7a7b111f
@@ -777,7 +779,8 @@ def rounds(
 ) -> tuple: # runs to be trained first, those after them, recipe of the first
     "Cut runs into two rounds; the first may have rounds of its own."
     apart = recipe.first is not None
-    return first_runs(runs, apart), [run for run in runs if apart or run.method.first], recipe.first or recipe
+    firsts = first_runs(runs, apart)
+    return firsts, [run for run in runs if apart or run not in firsts], recipe.first or recipe
 
 def staged(
     runs: list, # of Run

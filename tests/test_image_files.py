@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Generator
 from torchvision import models
 
-from noisy_course import experiments, image_files
+from noisy_course import experiments, image_files, protocols, training
 from noisy_course.data import Dataset
 from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels
 from noisy_course.loss_correction import METHODS
@@ -133,8 +133,41 @@ def test_three_training_sets_of_clothing1m(tmp_path):
     noisy, clean, both = (read_clothing1m(shop(tmp_path), 36, 32, part) for part in ("noisy", "clean", "both"))
     assert [len(d.train_x) for d in (noisy, clean, both)] == [56, 28, 84] and clean.train_y.tolist() == [i % 14 for i in range(0, 56, 2)]
     assert torch.equal(clean.extra["T"], torch.eye(14).double()) and clean.extra["wrong"] == 0 and torch.equal(both.extra["T"], noisy.extra["T"])
-    assert both.train_x.files == noisy.train_x.files + clean.train_x.files
+    turns = [file for i, given in enumerate(noisy.train_x.files) for file in (given, *clean.train_x.files[i:i + 1])]
+    assert both.train_x.files == turns and both.extra["train_checked"].tolist() == [True if i % 2 else False for i in range(56)] + [False] * 28
+    assert both.train_y[both.extra["train_checked"]].tolist() == clean.train_y.tolist() and both.train_y[~both.extra["train_checked"]].tolist() == noisy.train_y.tolist()
+    assert not noisy.extra["train_checked"].any() and clean.extra["train_checked"].all() and both.head(8, 2).extra["train_checked"].sum() == 4
     with pytest.raises(ValueError, match="part: expected 'noisy', 'clean' or 'both', got 'all'"): read_clothing1m(tmp_path, part="all")
+
+def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weights):
+    "Table 4 of Jindal et al., #5 and #10: both methods learn from noisy labels only, cross-entropy goes on with checked ones only."
+    shop(tmp_path)
+    monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
+    monkeypatch.setitem(experiments.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
+    block = next(iter(experiments.blocks(experiments.plan("jindal2019", "table4", "smoke", noise="real_then_clean_50k"))))
+    assert block.methods == ("cross_entropy_after_forward_estimated", "cross_entropy_after_nnaqc") and (block.samples, block.rate) == (1000, .385)
+    block = experiments.replace(block, samples=60)
+    recipe = experiments.replace(experiments.block_recipe(block), valid_fraction=.2)
+    monkeypatch.setattr(experiments, "block_recipe", lambda block: recipe)
+    data = experiments.block_data(block)
+    checked = data.extra["train_checked"]
+    trained = experiments.train_block(block, data, runs := experiments.block_runs(block, data))
+    assert checked.sum() == 28 and data.train_y[checked].tolist() == [i % 14 for i in range(0, 56, 2)]
+    for i, before in enumerate(("forward_estimated", "nnaqc")):
+        (company, _), first = trained.companies[i], trained.first(i)
+        learnt = first.companies[0][0]
+        assert first.runs[0].method.name == before and not checked[learnt.train_rows].any() and checked[company.train_rows].all() and checked[company.valid_rows].all()
+        for n, v in first.module(0)[0].state_dict().items(): assert torch.equal(trained.runs[i].start[n], v)
+    rows = experiments.result_rows(block, data, runs, trained)
+    assert set(rows.method) == set(block.methods) and rows[rows.metric == "first_test_accuracy"].value.between(0, 100).sum() == 2
+    assert rows.realised_rate.unique().tolist() == [.5] and (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
+
+def test_every_row_of_table_4_begins_where_the_paper_says():
+    "The column “init” of Table 4: another row's network, or ImageNet's; and on which labels."
+    stages = lambda name: [(m.name, getattr(m.samples, "__name__", "all")) for m in training.stages(protocols.method(name))]
+    assert stages("cross_entropy_after_nnaqc") == [("cross_entropy_after_nnaqc", "checked"), ("nnaqc", "unchecked")]
+    assert stages("cross_entropy_after_forward_estimated") == [("cross_entropy_after_forward_estimated", "checked"), ("forward_estimated", "unchecked"), ("cross_entropy", "unchecked")]
+    assert stages("linear_noise_layer_after_cross_entropy") == [("linear_noise_layer_after_cross_entropy", "all"), ("cross_entropy", "checked")]
 
 def test_a_picture_may_keep_its_shape(tmp_path):
     files, pixels = pictures(tmp_path, 1, (30, 60))
