@@ -7,8 +7,8 @@ __all__ = ['IDX_FILES', 'DIGITS', 'GARMENTS', 'KINDS', 'ASSETS', 'MNIST', 'FASHI
            'CIFAR10', 'CIFAR100', 'CIFAR100_PARTIAL', 'SIGNS', 'PAD', 'START', 'RARE', 'N_SPECIAL', 'IMDB', 'LAYOUTS',
            'FETCHERS', 'HUMAN_LAYOUTS', 'HUMAN_FETCHERS', 'Pixels', 'Dataset', 'check_labels', 'Whitened', 'read_idx',
            'digest', 'checked', 'Layout', 'settings_file', 'setting', 'folder_setting', 'cache_folder', 'roots',
-           'mean_image', 'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'human_labels', 'fetch', 'split',
-           'batches', 'shift', 'random_crop', 'random_flip', 'random_shift']
+           'mean_image', 'words', 'vocabulary', 'encode', 'unpack_sheet', 'load', 'find', 'human_labels', 'fetch',
+           'split', 'batches', 'shift', 'random_crop', 'random_flip', 'random_shift']
 
 # %% ../nbs/01_data.ipynb #c05ddca2
 import configparser
@@ -543,13 +543,17 @@ def load(
     expect(name in LAYOUTS, "name", f"one of {', '.join(LAYOUTS)}", repr(name))
     return Dataset(name=name, **_obtain(name, LAYOUTS, FETCHERS, folder, download, check))
 
-def _find(layouts, folder):
+def find(
+    layouts: tuple, # of one data set, each good enough
+    folder: str | Path | None = None, # searched first
+) -> tuple | None: # (layout, folder); none if it is not on this machine
+    "Where a data set lies, and in which layout."
     return next(((layout, root) for root in roots(folder) for layout in layouts if layout.lies_in(root)), None)
 
 def _found(name, layouts, fetchers, folder, download):
-    found = _find(layouts[name], folder)
+    found = find(layouts[name], folder)
     failures = _download(name, layouts, fetchers) if download and not found else []
-    found = found or _find(layouts[name], folder)
+    found = found or find(layouts[name], folder)
     if not found: raise FileNotFoundError(_missing(name, layouts[name], folder, failures))
     return found
 

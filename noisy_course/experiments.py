@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEFINITION', 'REAL', 'HUMAN', 'PRETRAINED', 'NOTE', 'NOTEBOOK', 'SNAKEFILE', 'SIZES', 'SPEED', 'SHAPES', 'plan',
-           'grid', 'Block', 'blocks', 'clustered', 'first_share', 'block_data', 'block_T', 'block_runs',
-           'block_network', 'block_recipe', 'train_block', 'provenance', 'machine', 'sources', 'tree', 'result_rows',
-           'write_result', 'block_from', 'parameters', 'train_on_several', 'train_part', 'lock', 'place',
+           'grid', 'Block', 'blocks', 'clustered', 'first_share', 'block_data', 'block_T', 'block_methods',
+           'block_runs', 'block_network', 'block_recipe', 'train_block', 'provenance', 'machine', 'sources', 'tree',
+           'result_rows', 'write_result', 'block_from', 'parameters', 'train_on_several', 'train_part', 'lock', 'place',
            'execute_block', 'execute_planned', 'note_progress', 'data_of', 'bring_data', 'missing', 'run_blocks',
            'profile_folder', 'work', 'recorded_speed', 'arithmetic', 'n_run_epochs', 'seconds_each', 'estimate',
            'outlook', 'results_folder', 'main']
@@ -46,7 +46,7 @@ from .image_files import LOADERS, alexnet_weights, as_features, fine_tuned, froz
 from .joint_optimization import pseudo_labels
 from .models import MODELS, initialise
 from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
-from .training import SELECT, Recipe, Run, Trained, checked, generator, train
+from .training import SELECT, Recipe, Run, Trained, checked, generator, run_epochs, train
 
 # %% ../nbs/20_experiments.ipynb #02350b96
 def plan(
@@ -199,6 +199,13 @@ def block_T(
     return noise.symmetric(dataset.n_classes, 0 if block.noise == "open_set" else block.rate)
 
 # %% ../nbs/20_experiments.ipynb #099a8938
+def block_methods(
+    block: Block, # to train
+) -> list: # of Method
+    "The methods of a block, with its hyper-parameters."
+    numbers = {k: v for k, v in asdict(block).items() if k in USUAL}
+    return [protocols.method(name, numbers) for name in block.methods]
+
 def block_runs(
     block: Block, # to train
     dataset: data.Dataset, # its data
@@ -208,9 +215,7 @@ def block_runs(
     drawn = lambda seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise"))
     labels = {seed: drawn(seed) if same is None else same for seed in block.seeds}
     if block.checked: labels = {seed: torch.where(checked(dataset), dataset.train_y, given) for seed, given in labels.items()}
-    numbers = {k: v for k, v in asdict(block).items() if k in USUAL}
-    methods = [protocols.method(name, numbers) for name in block.methods]
-    return [Run(method, labels[seed], T, seed) for method in methods for seed in block.seeds]
+    return [Run(method, labels[seed], T, seed) for method in block_methods(block) for seed in block.seeds]
 
 # %% ../nbs/20_experiments.ipynb #b503ee5c
 PRETRAINED = dict(resnet50=(imagenet_weights, fine_tuned), alexnet=(alexnet_weights, frozen_alexnet))
@@ -579,7 +584,7 @@ def _environment(workers):
 # %% ../nbs/20_experiments.ipynb #41318092
 def _done(todo, results):
     for block in todo:
-        total = block.epochs * len(block.methods) * len(block.seeds)
+        total = n_run_epochs(block)
         if (results / f"{block.name}.parquet").exists(): yield total, total
         else:
             note = results / "progress" / f"{block.name}.json"
@@ -614,9 +619,9 @@ SPEED = ["dataset", "network", "precision", "machine"]
 def work(
     dataset: str, # a key of `SIZES`
     samples: int, # training samples; 0 for all
-    epochs: int, # of both steps, where there are two
+    epochs: int, # of all runs and all their stages
 ) -> int: # samples; a training sample counts three times
-    "How many samples a run passes forwards, or backwards at twice the price."
+    "How many samples runs pass forwards, or backwards at twice the price."
     train, test = SIZES[dataset]
     return epochs * (3 * (samples or train) + test)
 
@@ -663,9 +668,10 @@ def _untrained(name, _):
 # %% ../nbs/20_experiments.ipynb #2d4fabc5
 def n_run_epochs(
     block: Block, # to train
-) -> int: # of all its runs, of the last step
+) -> int: # of all its runs, in all their stages
     "How many epochs the runs of a block have together."
-    return block.epochs * len(block.methods) * len(block.seeds)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    return run_epochs([Run(method, nothing, None, seed) for method in block_methods(block) for seed in block.seeds], block_recipe(block))
 
 def seconds_each(
     block: Block, # to train
@@ -686,7 +692,7 @@ def estimate(
     machine: str, # that trains it, as `machine` calls it
 ) -> float: # seconds; nan if unknown
     "How long a block takes on a machine."
-    return seconds_each(block, speed, machine)[0] * work(block.dataset, block.samples, block.epochs + block.first_epochs) * len(block.methods) * len(block.seeds)
+    return seconds_each(block, speed, machine)[0] * work(block.dataset, block.samples, n_run_epochs(block))
 
 # %% ../nbs/20_experiments.ipynb #32bf4589
 def outlook(

@@ -72,8 +72,7 @@ def place_of(
     name: str, # of a data set
 ) -> tuple | None: # (layout, folder); none if it is not on this machine
     "Where a data set lies, and in which layout."
-    layouts = (data.LAYOUTS | data.HUMAN_LAYOUTS).get(name, ())
-    return next(((layout, root) for root in data.roots() for layout in layouts if layout.lies_in(root)), None)
+    return data.find((data.LAYOUTS | data.HUMAN_LAYOUTS).get(name, ()))
 
 # %% ../nbs/26_gpu_pack.ipynb #cfb64775
 def sheet(

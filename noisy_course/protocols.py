@@ -430,9 +430,9 @@ TABLES["course", "counted"] = replace(TABLES["course", "two_steps"], variants=tu
 LEARNERS, FEW = ("cross_entropy", "forward_estimated", "nnaqc"), dict(checked=.05)
 FEW_PARTS = tuple(replace(p, noises=p.noises if p.dataset == "cifar10" else (("symmetric", .5), ("asymmetric", .45))) for p in COMMON_PARTS)
 ALONE = tuple(replace(p, noises=(("none", 0.),), samples=3000, laptop=p.laptop | dict(samples=250), methods=LEARNERS[:1]) for p in COMMON_PARTS)
-TABLES["course", "noisy_only"] = Grid(FEW_PARTS, tuple((lr, LEARNERS) for lr in LEARNING_RATES[:2]))
-TABLES["course", "checked"] = Grid(FEW_PARTS, tuple((lr | FEW, LEARNERS + tuple(FINE_TUNED)) for lr in LEARNING_RATES[:2]))
-TABLES["course", "checked_only"] = Grid(ALONE, tuple((lr, LEARNERS[:1]) for lr in LEARNING_RATES[:2]))
+TABLES["course", "noisy_only"] = Grid(FEW_PARTS, tuple((lr, LEARNERS) for lr in LEARNING_RATES))
+TABLES["course", "checked"] = Grid(FEW_PARTS, tuple((lr | FEW, LEARNERS + tuple(FINE_TUNED)) for lr in LEARNING_RATES))
+TABLES["course", "checked_only"] = Grid(ALONE, tuple((lr, LEARNERS[:1]) for lr in LEARNING_RATES))
 
 # %% ../nbs/15_protocols.ipynb #c2fa8942
 QUOTED = {("zhang2018", "table2", "wang2018"), ("tanaka2018", "table2", "cnn_crf"), ("tanaka2018", "table3", "cross_entropy_quoted"), ("tanaka2018", "table3", "forward_quoted"),

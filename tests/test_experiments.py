@@ -246,6 +246,13 @@ def test_checked_labels_are_true_and_the_others_as_without():
     for share in (.001, .999, 1.):
         with pytest.raises(ValueError, match="^checked: expected a share that leaves some of 300 samples on either side"): block_data(replace(block, checked=share))
 
+@pytest.mark.parametrize("methods, epochs", [(("cross_entropy", "forward_estimated"), 4), (("forward_estimated",), 4), (("cross_entropy_after_nnaqc", "cross_entropy_after_forward_estimated"), 10)])
+def test_a_plan_counts_the_epochs_that_are_trained(methods, epochs):
+    block, told = replace(tiny(), checked=.1, samples=300, methods=methods, seeds=(0, 1)), []
+    data = block_data(block)
+    train_block(block, data, block_runs(block, data), progress=lambda *numbers: told.append(numbers))
+    assert told[-1] == (2 * epochs, 2 * epochs) and experiments.n_run_epochs(block) == 2 * epochs
+
 def test_a_method_that_goes_on_records_its_first_run():
     block = replace(tiny(), checked=.1, samples=300, methods=("cross_entropy", "cross_entropy_after_nnaqc"))
     rows = trained(block)
