@@ -369,6 +369,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'noisy_course.head_to_head.chosen': ('head_to_head.html#chosen', 'noisy_course/head_to_head.py'),
                                            'noisy_course.head_to_head.critical_difference': ( 'head_to_head.html#critical_difference',
                                                                                               'noisy_course/head_to_head.py'),
+                                           'noisy_course.head_to_head.few_checked': ( 'head_to_head.html#few_checked',
+                                                                                      'noisy_course/head_to_head.py'),
                                            'noisy_course.head_to_head.free_choice': ( 'head_to_head.html#free_choice',
                                                                                       'noisy_course/head_to_head.py'),
                                            'noisy_course.head_to_head.holm': ('head_to_head.html#holm', 'noisy_course/head_to_head.py'),

@@ -169,6 +169,7 @@ def first_share(
     expect(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side", share)
     return torch.arange(n) < round(n * share)
 
+# %% ../nbs/20_experiments.ipynb #8b1f30d7
 def block_data(
     block: Block, # to train
 ) -> data.Dataset: # with as many training samples as it says
@@ -185,6 +186,7 @@ def block_data(
     images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate, generator(block.seeds[0], "open set"))
     return replace(dataset, train_x=images, extra=dataset.extra | dict(train_outside=replaced))
 
+# %% ../nbs/20_experiments.ipynb #e050f22f
 def block_T(
     block: Block, # to train
     dataset: data.Dataset, # its data

@@ -579,6 +579,7 @@ def save(self: Company,
     state["streams"] = {purpose: [g.get_state() for g in streams] for purpose, streams in self.streams.items()}
     with whole_file(path) as part: torch.save(state, part)
 
+# %% ../nbs/04_training.ipynb #eddc3c17
 def numbers_of(
     method: Method, # any
 ) -> list: # words, e.g. "beta=0.8"
@@ -594,6 +595,7 @@ def checksum(
     tensors = numbers.values() if isinstance(numbers, dict) else [numbers]
     return reduce(lambda crc, x: crc32(x.cpu().numpy().tobytes(), crc), tensors, 0)
 
+# %% ../nbs/04_training.ipynb #1e50b0b6
 @patch
 def fingerprint(self: Company) -> list:
     "What a checkpoint and the company that loads it must agree on."
@@ -655,27 +657,31 @@ class Trained:
                 for epoch, scores in enumerate(company.curves, 1) for metric, values in scores.items()]
         return pd.DataFrame(rows, columns=["run", "epoch", "metric", "value"])
 
-    def module(self,
-        i: int, # which run
-        which: str = "best", # as the recipe selects, or "last"
-    ) -> nn.Module: # input (B, ...) normalised, output (B, C)
-        "One run's network, as an ordinary module."
-        company, r = self.companies[i]
-        return company.module(r, which)
+# %% ../nbs/04_training.ipynb #b175202d
+@patch
+def module(self: Trained,
+    i: int, # which run
+    which: str = "best", # as the recipe selects, or "last"
+) -> nn.Module: # input (B, ...) normalised, output (B, C)
+    "One run's network, as an ordinary module."
+    company, r = self.companies[i]
+    return company.module(r, which)
 
-    def moment(self,
-        i: int, # which run
-    ) -> Moment: # after its last epoch
-        "One run as its recipe's `final` sees it."
-        company, r = self.companies[i]
-        return company.moment(r)
+@patch
+def moment(self: Trained,
+    i: int, # which run
+) -> Moment: # after its last epoch
+    "One run as its recipe's `final` sees it."
+    company, r = self.companies[i]
+    return company.moment(r)
 
-    def first(self,
-        i: int, # which run
-    ) -> "Trained | None": # none for a single-stage run
-        "The run that was trained before this one."
-        place = self.firsts and self.firsts[i]
-        return place and Trained([place[0].runs[place[1]]], [place])
+@patch
+def first(self: Trained,
+    i: int, # which run
+) -> Trained | None: # none for a single-stage run
+    "The run that was trained before this one."
+    place = self.firsts and self.firsts[i]
+    return place and Trained([place[0].runs[place[1]]], [place])
 
 # %% ../nbs/04_training.ipynb #f66e2be0
 def train_companies(

@@ -1,13 +1,16 @@
 """All methods under one protocol: what is chosen, what is counted, and what a test may say."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from noisy_course.comparison import SETTING, read_results
-from noisy_course.head_to_head import CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference, free_choice, holm, league, mean_ranks, over_cross_entropy, ranking, regret, tried
+from noisy_course.head_to_head import CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference, few_checked, free_choice, holm, league, mean_ranks, over_cross_entropy, ranking, regret, tried
 
 METHODS = ["cross_entropy", "forward", "savage", "unhinged"]
+RESULTS = Path(__file__).parent.parent / "results"
 
 def table(rng, n_settings=6, seeds=5, candidates=3):
     "Runs with random accuracies."
@@ -102,3 +105,10 @@ def test_the_papers_and_the_course_are_read_apart(tmp_path):
     row = dict(paper="course", table="head_to_head", dataset="mnist", model="mlp", noise="none", rate=0., method="forward", samples=0, seed=0, scale="smoke", variant="", network="", block="b", metric="accuracy", epoch=None, value=1.)
     for name, paper in (("course_x.parquet", "course"), ("patrini2017_x.parquet", "patrini2017")): pd.DataFrame([row | dict(paper=paper)]).to_parquet(tmp_path / name)
     assert [set(read_results(tmp_path, course=c).paper) for c in (False, True)] == [{"patrini2017"}, {"course"}]
+
+def test_checked_labels_are_sorted_by_the_way_they_are_used():
+    few = few_checked(read_results(RESULTS, course=True), "laptop")
+    assert len(few) == 855 and not few.duplicated([*CHOICE, "lr", "way"]).any() and few["last"].between(0, 100).all()
+    assert few.groupby("way").method.nunique().to_dict() == {"noisy only": 3, "all together": 3, "then checked": 3, "checked only": 1}
+    assert few.groupby(["lr", "way"]).size().unstack("lr").T.drop_duplicates().to_dict("records") == [{"all together": 90, "checked only": 15, "noisy only": 90, "then checked": 90}]
+    with pytest.raises(ValueError, match="^results: expected runs with checked labels at scale paper, got none"): few_checked(read_results(RESULTS, course=True), "paper")
