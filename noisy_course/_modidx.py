@@ -739,6 +739,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'noisy_course.report._four_page': ('report.html#_four_page', 'noisy_course/report.py'),
                                      'noisy_course.report._grid': ('report.html#_grid', 'noisy_course/report.py'),
                                      'noisy_course.report._grid_cell': ('report.html#_grid_cell', 'noisy_course/report.py'),
+                                     'noisy_course.report._grid_row': ('report.html#_grid_row', 'noisy_course/report.py'),
                                      'noisy_course.report._grids': ('report.html#_grids', 'noisy_course/report.py'),
                                      'noisy_course.report._hard_page': ('report.html#_hard_page', 'noisy_course/report.py'),
                                      'noisy_course.report._heat_maps': ('report.html#_heat_maps', 'noisy_course/report.py'),

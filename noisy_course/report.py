@@ -194,8 +194,13 @@ def _grid(block, part):
     ours = f" Scale of ours: {part.scale.iloc[0]}, n = {n['our']}" if n["our"] != "none" else " Not run"
     other = f"; {stand_in(part)}." if stand_in(part) else "."
     caption = f"{block_title(*block)}: test accuracy in percent. n = {n['paper'] if n['paper'] != 'none' else 'not said'} in the paper.{ours}{other}"
-    rows = [dict(method=pretty(m), cells=[_grid_cell(r) for r in rows.itertuples()]) for m, rows in part.groupby("method", sort=False)]
-    return dict(caption=caption, settings=[setting_title(*s) for s in part[["noise", "rate"]].drop_duplicates().to_numpy()], rows=rows)
+    settings = list(dict.fromkeys(zip(part.noise, part.rate)))
+    rows = [dict(method=pretty(m), cells=_grid_row(own, settings)) for m, own in part.groupby("method", sort=False)]
+    return dict(caption=caption, settings=[setting_title(*s) for s in settings], rows=rows)
+
+def _grid_row(rows, settings):
+    found = {(r.noise, r.rate): _grid_cell(r) for r in rows.itertuples()}
+    return [found.get(s) for s in settings]
 
 # %% ../nbs/24_report.ipynb #a5b8a650
 def _grids(both):

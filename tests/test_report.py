@@ -15,6 +15,7 @@ from scipy.stats import ttest_ind
 
 from noisy_course import comparison, report
 from noisy_course.comparison import *
+from noisy_course.plots import pretty
 from noisy_course.report import *
 
 PAPER = ("patrini2017", "table2")
@@ -209,6 +210,24 @@ def test_the_table_page_shows_every_number_and_its_origin(site, both):
     for r in both.itertuples(): assert f"{r.paper_mean:.1f}" in text
     assert "Scale laptop: 80 of 240 cells" in text and "commit 0123abc" in text and "seeds 0, 1, 2" in text
     assert "realised noise rate 0.6010" in text and "a laptop &lt;&amp;&gt;" in text and "<&>" not in text
+
+def grids(text):
+    "The tables `paper | ours | difference` of a page, as pandas reads them: caption, settings, method → cells."
+    for table in re.findall(r'<table class="grid">.*?</table>', text, re.S):
+        settings_ = re.findall(r'<th scope="colgroup"[^>]*>(.*?)</th>', table)
+        rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table, re.S)
+        yield re.search(r"<caption><span>(.*?)</span>", table)[1], settings_, {m: [re.sub("<.*?>", "", c).strip() for c in re.findall(r"<td.*?</td>", cells, re.S)] for m, cells in rows}
+
+@pytest.mark.parametrize("key", published_tables(), ids="_".join)
+def test_every_number_stands_under_its_setting(key, results, tmp_path):
+    "Also where a method was not run in all settings, as in Table 4 of Jindal et al."
+    both = side_by_side(results, *key, "laptop")
+    shown = {(caption.split(":")[0], m, setting): cells[3 * k] for block, part in both.groupby(["dataset", "model"], sort=False)
+             for caption, settings_, rows in grids(str(report.template("parts.html").module.grid(report._grid(block, part))))
+             for m, cells in rows.items() for k, setting in enumerate(settings_) if len(cells) == 3 * len(settings_)}
+    expected = {(comparison.block_title(r.dataset, r.model), pretty(r.method), comparison.setting_title(r.noise, r.rate)): r.paper_mean for r in both.itertuples()}
+    found = {k: float(re.match(r"[\d.]+", v)[0]) for k, v in shown.items() if v}
+    assert found.keys() == expected.keys() and all(abs(found[k] - v) < .06 for k, v in expected.items())
 
 def test_other_pages_say_what_they_should(site):
     all_pages = pages(site)
