@@ -16,7 +16,9 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -455,28 +457,33 @@ def papers_table(
     return _markdown([_told_paper(c) for c in by_paper(results).itertuples()])
 
 # %% ../nbs/21_comparison.ipynb #7cbb52fd
+def _seen(text): return sum(not unicodedata.combining(c) for c in text)
+
 def _wide(text, width, left=False):
-    space = " " * (width - sum(not unicodedata.combining(c) for c in text))
+    space = " " * (width - _seen(text))
     return text + space if left else space + text
 
 def _mark(row): return number(row.difference, "+.1f") + ("*" if row.p < .05 else " ")
 
 # %% ../nbs/21_comparison.ipynb #2e0c1f8e
-def _line(method, part):
-    cells = [_wide(number(r.paper_mean), 7) + _wide(number(r.our_mean), 6) + _wide(_mark(r), 7) for r in part.itertuples()]
-    return _wide(pretty(method), 17, left=True) + "".join(cells)
+def _cell(r): return _wide(number(r.paper_mean), 7) + _wide(number(r.our_mean), 6) + _wide(_mark(r), 7)
 
-def _part_text(part):
-    settings = part[["noise", "rate"]].drop_duplicates().itertuples(index=False)
-    heads = "".join(_wide(setting_title(*s), 19) + " " for s in settings)
-    columns = "  paper  ours  diff " * (len(part) // part.method.nunique())
-    lines = [_line(m, rows).rstrip() for m, rows in part.groupby("method", sort=False)]
-    return "\n".join([" " * 17 + heads.rstrip(), " " * 17 + columns.rstrip(), *lines])
+def _line(method, rows, settings, first):
+    cells = {(r.noise, r.rate): _cell(r) for r in rows.itertuples()}
+    return _wide(pretty(method), first, left=True) + "".join(cells.get(s, " " * 20) for s in settings)
+
+def _part_text(part, settings, first):
+    heads = zip_longest(*(wrap(setting_title(*s), 18) for s in settings), fillvalue="")
+    above = ["".join(_wide(word, 19) + " " for word in line) for line in heads] + ["  paper  ours  diff " * len(settings)]
+    lines = [_line(m, rows, settings, first) for m, rows in part.groupby("method", sort=False)]
+    return "\n".join(line.rstrip() for line in [*(" " * first + line for line in above), *lines])
 
 def _block_text(dataset, model, part):
     head = "; ".join(filter(None, [block_title(dataset, model), f"scale {part.scale.iloc[0]}, n = {span(part.our_n)}", stand_in(part)]))
-    place = part.groupby(["noise", "rate"], sort=False).ngroup() // 4
-    return "\n".join([head, *(_part_text(four) for _, four in part.groupby(place))])
+    settings, first = list(dict.fromkeys(zip(part.noise, part.rate))), max(17, *(_seen(pretty(m)) + 1 for m in part.method))
+    n = (100 - first) // 20
+    sets = [settings[k:k + n] for k in range(0, len(settings), n)]
+    return "\n".join([head, *(_part_text(part[[s in own for s in zip(part.noise, part.rate)]], own, first) for own in sets)])
 
 # %% ../nbs/21_comparison.ipynb #07690035
 def terminal_table(

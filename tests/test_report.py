@@ -161,6 +161,33 @@ def test_terminal_table(results):
     assert len(rows) == 2 and "64.9" in rows[0] and len({width(l.rstrip(" *")) for l in text.splitlines() if re.match(r"(for|back)ward", l)}) <= 2
     assert "0 of 240 cells at scale paper" in terminal_table(results, *PAPER, "paper")
 
+def seen(line, start, end):
+    "What stands in some columns of a line; combining characters take none."
+    letters = re.findall(r".[\u0300-\u036f]*", line)
+    return "".join(letters[start:end]).strip()
+
+def chunks(text):
+    "The parts of a block in the terminal: titles of settings, and lines of methods with the columns that belong to a title."
+    lines = text.splitlines()[1:]
+    for k in [k for k, line in enumerate(lines) if re.fullmatch(r" +(paper  ours  diff ?\W*)+", line)]:
+        first, n = lines[k].index("paper") - 2, lines[k].count("paper")
+        above = [line for line in lines[:k][::-1]]
+        heads = above[:next((i for i, line in enumerate(above) if not line.startswith(" " * first)), len(above))][::-1]
+        rows = [line for line in lines[k + 1:]]
+        own = rows[:next((i for i, line in enumerate(rows) if line.startswith(" " * first)), len(rows))]
+        yield first, [" ".join(filter(None, (seen(h, first + 20 * c, first + 20 * (c + 1)) for h in heads))) for c in range(n)], own
+
+@pytest.mark.parametrize("key", published_tables(), ids="_".join)
+def test_every_number_in_the_terminal_stands_under_its_setting(key, results):
+    both = side_by_side(results, *key, "laptop").assign(scale="laptop", samples="0")
+    for block, part in both.groupby(["dataset", "model"], sort=False):
+        text, shown = comparison._block_text(*block, part), {}
+        assert max(map(width, text.splitlines()[1:])) <= 100
+        for first, titles, lines in chunks(text):
+            shown |= {(seen(line, 0, first), title): seen(line, first + 20 * c, first + 20 * c + 7) for line in lines for c, title in enumerate(titles)}
+        expected = {(pretty(r.method), comparison.setting_title(r.noise, r.rate)): comparison.number(r.paper_mean) for r in part.itertuples()}
+        assert {k: v for k, v in shown.items() if v} == expected
+
 def test_readme_table(results):
     lines = readme_table(results).splitlines()
     assert len(lines) == 2 + len(published_tables()) and len({l.count("|") for l in lines}) == 1
