@@ -64,7 +64,7 @@ LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_es
     reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
     linear_noise_layer="linear layer", nonlinear_noise_layer="nonlinear layer",
     dropout_noise_layer="dropout layer", joint_optimization="joint optimization", joint_hard_optimization="joint, hard labels")
-QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC", cross_entropy_after_nnaqc="NNAQC, then cross-entropy",
+QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC", cross_entropy_after_nnaqc="NNAQC, then cross-entropy", cross_entropy_after_cross_entropy="cross-entropy, then on checked labels",
               cross_entropy_after_forward_estimated="forward, T̂, then cross-entropy", linear_noise_layer_after_cross_entropy="cross-entropy, then linear layer",
               nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.",
               joint_labels="joint, step one", cnn_crf="CNN-CRF", cross_entropy_quoted="cross-entropy, quoted", forward_quoted="forward T, quoted")

@@ -12,9 +12,9 @@ __all__ = ['COUNTED', 'SCALES', 'METHODS', 'USUAL', 'MIXED', 'TAKEN', 'CHECKED',
            'KINDS', 'SHOPS', 'SMALLER', 'TRACE', 'TANAKA', 'STEPS', 'ASYMMETRIC', 'TABLE5', 'SQUARE', 'GARMENTS',
            'DRESSES', 'REDRAWN', 'ONLY', 'HARD_LABELS', 'PSEUDO', 'ALPHA', 'BETA', 'SPEED', 'WIDER', 'AN4', 'AN2',
            'SN7', 'SN3', 'TWO_STEPS', 'ONE_STEP', 'SECOND', 'TUNABLE', 'LEARNING_RATES', 'MIXES', 'COMMON',
-           'COMMON_PART', 'COMMON_PARTS', 'JOINT', 'PAIRS', 'TWICE', 'LEARNERS', 'FEW', 'FEW_PARTS', 'ALONE', 'QUOTED',
-           'milestones', 'sgd', 'crop_and_flip', 'shift_and_flip', 'shortened', 'Part', 'Grid', 'scaled', 'at_scale',
-           'method', 'forward_sl', 'forward_qc', 'by_class', 'as_in_the_code', 'top5']
+           'COMMON_PART', 'COMMON_PARTS', 'JOINT', 'PAIRS', 'TWICE', 'LEARNERS', 'FEW', 'FEW_PARTS', 'ALONE', 'GENTLE',
+           'GENTLE_PARTS', 'QUOTED', 'milestones', 'sgd', 'crop_and_flip', 'shift_and_flip', 'shortened', 'Part',
+           'Grid', 'scaled', 'at_scale', 'method', 'forward_sl', 'forward_qc', 'by_class', 'as_in_the_code', 'top5']
 
 # %% ../nbs/15_protocols.ipynb #caffa1cf
 from dataclasses import dataclass, field, replace
@@ -140,6 +140,7 @@ def method(
     if name == "d2l": return symmetric_cross_entropy.d2l_method(given["epochs"])
     if name == "truncated_gce": return generalized_cross_entropy.pruned(given["prune_start"], given["prune_every"], given["q"])
     if name in joint_optimization.METHODS: return _joint(name, given)
+    if known.warm_start: return replace(known, first=kept_to(method(known.first.name, numbers), known.first.samples))
     if known.estimate: known = replace(known, estimate=partial(loss_correction.estimate_transition, percentile=given["percentile"]))
     return replace(known, loss=partial(known.loss, **{k: given[k] for k in TAKEN[name]})) if name in TAKEN else known
 
@@ -429,9 +430,12 @@ TABLES["course", "counted"] = replace(TABLES["course", "two_steps"], variants=tu
 # %% ../nbs/15_protocols.ipynb #01a96f40
 LEARNERS, FEW = ("cross_entropy", "forward_estimated", "nnaqc"), dict(checked=.05)
 FEW_PARTS = tuple(replace(p, noises=p.noises if p.dataset == "cifar10" else (("symmetric", .5), ("asymmetric", .45))) for p in COMMON_PARTS)
-ALONE = tuple(replace(p, noises=(("none", 0.),), samples=3000, laptop=p.laptop | dict(samples=250), methods=LEARNERS[:1]) for p in COMMON_PARTS)
+ALONE = tuple(replace(p, noises=(("none", 0.),), samples=2500 if p.dataset == "cifar10" else 3000, laptop=p.laptop | dict(samples=250), methods=LEARNERS[:1]) for p in COMMON_PARTS)
 TABLES["course", "noisy_only"] = Grid(FEW_PARTS, tuple((lr, LEARNERS) for lr in LEARNING_RATES))
 TABLES["course", "checked"] = Grid(FEW_PARTS, tuple((lr | FEW, LEARNERS + tuple(FINE_TUNED)) for lr in LEARNING_RATES))
+GENTLE = dict(recipe=replace(COMMON, optimizer=partial(sgd, lr=.01), first=COMMON), usual=dict(first_epochs=60))
+GENTLE_PARTS = tuple(replace(p, recipe=GENTLE["recipe"], usual=p.usual | GENTLE["usual"], laptop=p.laptop | dict(epochs=30, usual=p.usual | dict(first_epochs=30))) for p in FEW_PARTS)
+TABLES["course", "tuned"] = Grid(GENTLE_PARTS, tuple((lr | FEW, tuple(FINE_TUNED)) for lr in LEARNING_RATES[:2]))
 TABLES["course", "checked_only"] = Grid(ALONE, tuple((lr, LEARNERS[:1]) for lr in LEARNING_RATES))
 
 # %% ../nbs/15_protocols.ipynb #c2fa8942

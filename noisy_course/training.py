@@ -6,8 +6,8 @@
 __all__ = ['SELECT', 'generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack', 'channels_last', 'random_bytes', 'dropout_sites',
            'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'first_numbers', 'usable', 'split_rows',
            'Company', 'Moment', 'numbers_of', 'checksum', 'Trained', 'train_companies', 'shared_out', 'train_company',
-           'same_run', 'first_runs', 'place_of_first', 'prepared', 'rounds', 'staged', 'run_epochs', 'train_rounds',
-           'train', 'counter', 'stages', 'check_runs', 'check_recipe', 'checked', 'unchecked', 'kept_to', 'after']
+           'stages', 'same_run', 'first_runs', 'first_of', 'prepared', 'rounds', 'staged', 'run_epochs', 'train_rounds',
+           'train', 'counter', 'check_runs', 'check_recipe', 'checked', 'unchecked', 'kept_to', 'after']
 
 # %% ../nbs/04_training.ipynb #7f1bcfc3
 import time
@@ -648,7 +648,7 @@ class Trained:
     "Finished runs, in the order in which they were given."
     runs: list # as trained: with the T or the labels that the method used
     companies: list # (company, r) of each run
-    firsts: list | None = None # the same of the run before it, or None
+    firsts: list | None = None # the run before each, as `Trained`, or None
 
     @property
     def curves(self) -> pd.DataFrame: # run, epoch (from 1), metric, value
@@ -680,8 +680,14 @@ def first(self: Trained,
     i: int, # which run
 ) -> Trained | None: # none for a single-stage run
     "The run that was trained before this one."
-    place = self.firsts and self.firsts[i]
-    return place and Trained([place[0].runs[place[1]]], [place])
+    return self.firsts[i] if self.firsts else None
+
+@patch
+def only(self: Trained,
+    i: int, # which run
+) -> Trained: # of one run, and all before it
+    "One of the runs."
+    return Trained([self.runs[i]], [self.companies[i]], [self.first(i)])
 
 # %% ../nbs/04_training.ipynb #f66e2be0
 def train_companies(
@@ -735,13 +741,22 @@ def train_company(
     company.ready = None
 
 # %% ../nbs/04_training.ipynb #c4b4cba0
+def stages(
+    last: Method | Recipe | None, # of the last stage, or none
+) -> list: # of the same kind, the last stage first; nothing for none
+    "A method and all that are trained before it, or their recipes."
+    return [last, *stages(last.first)] if last else []
+
+# %% ../nbs/04_training.ipynb #0c5137cb
 def same_run(
     a: Run, # one
     b: Run, # another
 ) -> bool:
-    "Whether two runs would give the same numbers; T counts only for methods that are given it."
-    if (a.method, a.seed, a.split_seed) != (b.method, b.seed, b.split_seed) or not torch.equal(a.labels, b.labels): return False
-    return a.method.given is None or a.T is b.T or (a.T is not None and b.T is not None and torch.equal(a.T, b.T))
+    "Whether two runs would give the same numbers; T counts only for methods with a stage that is given it."
+    if (a.method, a.seed, a.split_seed) != (b.method, b.seed, b.split_seed): return False
+    told = any(method.given for method in stages(a.method))
+    kept = lambda run: [*map(checksum, (run.labels, run.found, run.start, run.T if told else None))]
+    return kept(a) == kept(b)
 
 def first_runs(
     runs: list, # of Run, to be trained
@@ -757,22 +772,22 @@ def first_runs(
     return chosen
 
 # %% ../nbs/04_training.ipynb #7a7b111f
-def place_of_first(
+def first_of(
     run: Run, # any
     firsts: list, # of Run, as planned
-    one: Trained, # their outcome
-) -> tuple | None: # (company, r) of its first run; none for a single-stage run
-    "Where a run's first network was trained."
+    one: "Trained", # their outcome
+) -> "Trained | None": # its first run; none for a single-stage run
+    "What was trained before a run."
     first = replace(run, method=run.method.first)
-    return run.method.first and next(place for other, place in zip(firsts, one.companies) if same_run(first, other))
+    return run.method.first and next(one.only(k) for k, other in enumerate(firsts) if same_run(first, other))
 
 def prepared(
     run: Run, # any
-    place: tuple | None, # (company, r) of its first run, if it has one
+    first: "Trained | None", # its first run, if it has one
 ) -> Run: # the same, told what its first run shows
     "Estimate T from the best first network, take over the labels that were found, or begin with the network."
-    if not place: return run
-    method, (company, r) = run.method, place
+    if not first: return run
+    method, (company, r) = run.method, first.companies[0]
     if method.relabel: run = replace(run, found=method.relabel(company.moment(r)))
     if method.estimate: run = replace(run, T=method.estimate(company.probabilities(r)[usable(method, company.dataset)]).to("cpu", torch.float64))
     if method.warm_start: run = replace(run, start=company.module(r)[0].state_dict())
@@ -797,10 +812,12 @@ def staged(
 def run_epochs(
     runs: list, # of Run
     recipe: Recipe, # what they share
-) -> int: # of all rounds
+    weigh: Callable = lambda method: 1, # method → what an epoch of it counts
+) -> float: # of all rounds
     "How many epochs runs have together, their first runs' among them."
     firsts, seconds, beginning = rounds(runs, recipe)
-    return recipe.epochs * len(seconds) + (run_epochs(firsts, beginning) if staged(firsts) else beginning.epochs * len(firsts))
+    count = lambda runs, recipe: recipe.epochs * sum(weigh(run.method) for run in runs)
+    return count(seconds, recipe) + (run_epochs(firsts, beginning, weigh) if staged(firsts) else count(firsts, beginning))
 
 # %% ../nbs/04_training.ipynb #7ecb2130
 def train_rounds(
@@ -816,10 +833,10 @@ def train_rounds(
     firsts, seconds, beginning = rounds(runs, recipe)
     begin = train_rounds if staged(firsts) else train_companies
     one = begin(dataset, firsts, build, beginning, folder and folder / "first", finished, kind)
-    told = [prepared(run, place_of_first(run, firsts, one)) for run in seconds]
+    told = [prepared(run, first_of(run, firsts, one)) for run in seconds]
     two = train_companies(dataset, told, build, recipe, folder and folder / "second", finished, kind)
     places = {id(run): place for run, *place in zip(firsts + seconds, one.runs + two.runs, one.companies + two.companies)}
-    return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [place_of_first(run, firsts, one) for run in runs])
+    return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [first_of(run, firsts, one) for run in runs])
 
 # %% ../nbs/04_training.ipynb #8f254086
 def train(
@@ -852,12 +869,6 @@ def counter(
     return finished
 
 # %% ../nbs/04_training.ipynb #c742a39f
-def stages(
-    last: Method | Recipe | None, # of the last stage, or none
-) -> list: # of the same kind, the last stage first; nothing for none
-    "A method and all that are trained before it, or their recipes."
-    return [last, *stages(last.first)] if last else []
-
 def check_runs(
     dataset: Dataset, # they train on
     runs: list, # of Run
@@ -919,7 +930,8 @@ def kept_to(
 
 def after(
     first: Method, # trained before
-    method: Method, # goes on with its best network, without its layer
+    method: Method, # of a single stage: goes on with its best network, without its layer
 ) -> Method: # of one stage more
     "One method after another, on the same network."
+    expect(not method.first, "method", "one of a single stage", f"{method.name}, which begins with {method.first and method.first.name}")
     return replace(method, name=f"{method.name}_after_{first.name}", first=first, warm_start=True)

@@ -360,6 +360,7 @@ TWO_KINDS = replace(DATA, extra=dict(train_checked=HALF))
 LEARN, TUNE = kept_to(METHODS["forward_estimated"], unchecked), kept_to(METHODS["cross_entropy"], checked)
 THREE = after(LEARN, TUNE)
 HANDED = [run(THREE), run("savage", 1), run(LEARN), run(TUNE, 2), run(THREE, 3), run(after(METHODS["unhinged"], METHODS["sigmoid"]), 1)]
+TOLD = after(METHODS["forward"], METHODS["cross_entropy"])  # its first stage is told T, it is not
 def tune(runs, recipe=RECIPE, **more): return fit(runs, recipe, data=TWO_KINDS, **more)
 
 def test_three_stages_are_three_trainings():
@@ -396,6 +397,26 @@ def test_only_its_samples_are_seen():
     company = tune([run(method)]).companies[0][0]
     assert set(company.train_rows[0].tolist()) | set(company.valid_rows[0].tolist()) == set(HALF.nonzero().flatten().tolist())
     assert_same(tune([run(method)]), 0, fit([run(method, labels=labels)], data=other), 0)
+
+def test_first_runs_are_shared_only_where_they_are_the_same():
+    "Of two runs told another T, or begun elsewhere, neither takes the other's first network, whatever stands in between."
+    starts = [network(Generator().manual_seed(seed)).state_dict() for seed in (0, 1)]
+    for runs in ([run(after(TOLD, METHODS["bootstrap_soft"]), T=noise.symmetric(C, rate)) for rate in (.1, .6)], [run("forward_estimated", start=start) for start in starts]):
+        together = fit(runs)
+        for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
+        assert not np.array_equal(numbers(together, 0)[0], numbers(together, 1)[0])
+
+def test_a_run_knows_all_before_it():
+    trained = tune([run(THREE), run("savage")])
+    names, one = [], trained.only(0)
+    while one:
+        names.append(one.runs[0].method.name)
+        one = one.first(0)
+    assert names == ["cross_entropy_after_forward_estimated", "forward_estimated", "cross_entropy"] and trained.first(1) is None
+
+@pytest.mark.parametrize("first, then", [("unhinged", METHODS["forward_estimated"]), ("forward", TOLD)], ids=["estimate", "warm start"])
+def test_only_a_single_stage_goes_on(first, then):
+    with pytest.raises(ValueError, match=f"^method: expected one of a single stage, got {then.name}, which begins with {then.first.name}"): after(METHODS[first], then)
 
 def test_stages_in_company_as_alone():
     together, shuffled = tune(HANDED), [4, 2, 0, 5, 3, 1]
