@@ -22,7 +22,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from noisy_course import experiments, protocols
+from noisy_course import experiments, protocols, training
 from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
 from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
@@ -245,6 +245,26 @@ def test_checked_labels_are_true_and_the_others_as_without():
         assert (without.labels != data.train_y)[checked].sum() > 5
     for share in (.001, .999, 1.):
         with pytest.raises(ValueError, match="^checked: expected a share that leaves some of 300 samples on either side"): block_data(replace(block, checked=share))
+
+@pytest.mark.parametrize("noise, more", [("real", dict(dataset="clothing1m")), ("open_set", dict(outside="fashion_mnist"))])
+def test_labels_that_are_not_true_cannot_be_checked(noise, more, monkeypatch):
+    monkeypatch.setitem(experiments.LOADERS, "clothing1m", lambda part: block_data(tiny()))
+    with pytest.raises(ValueError, match="^checked: expected 0 where labels come with the data or images from outside, got 0.1"): block_data(replace(tiny(), noise=noise, checked=.1, **more))
+
+def test_numbers_reach_the_early_stages():
+    made = protocols.method("cross_entropy_after_forward_estimated", dict(percentile=91.))
+    assert made.first.estimate.keywords["percentile"] == 91 and [m.samples for m in training.stages(made)] == [training.checked, training.unchecked, training.unchecked]
+    assert protocols.method("linear_noise_layer_after_cross_entropy").first.samples is training.checked
+
+def test_an_estimate_weighs_what_a_stage_sees():
+    "Half of the epochs of NNAQC, then cross-entropy, are on one sample in ten; all are scored on all test images."
+    block, speed = replace(tiny(), methods=("cross_entropy_after_nnaqc",), checked=.1, samples=300, epochs=4), pd.Series({("mnist", "mlp", "fp32", "m"): 1e-3}).rename_axis(experiments.SPEED)
+    assert experiments.estimate(block, speed, "m") == pytest.approx(1e-3 * 4 * (3 * 270 + 3 * 30 + 2 * 10_000))
+    plain = replace(block, methods=("cross_entropy", "forward_estimated"), checked=0.)
+    assert experiments.estimate(plain, speed, "m") == pytest.approx(1e-3 * 8 * (3 * 300 + 10_000))
+    clothes = blocks(plan("jindal2019", "table4", "paper", noise="real_then_clean_50k", method="cross_entropy_after_nnaqc"))[0]
+    other = pd.Series({("clothing1m", "resnet50", "fp32", "m"): 1.}).rename_axis(experiments.SPEED)
+    assert experiments.estimate(clothes, other, "m") == pytest.approx(10 * (3 * 1_050_000 + 2 * 10_526))
 
 @pytest.mark.parametrize("methods, epochs", [(("cross_entropy", "forward_estimated"), 4), (("forward_estimated",), 4), (("cross_entropy_after_nnaqc", "cross_entropy_after_forward_estimated"), 10)])
 def test_a_plan_counts_the_epochs_that_are_trained(methods, epochs):
