@@ -211,6 +211,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'noisy_course.experiments._run_table': ( 'experiments.html#_run_table',
                                                                                    'noisy_course/experiments.py'),
                                           'noisy_course.experiments._seconds': ('experiments.html#_seconds', 'noisy_course/experiments.py'),
+                                          'noisy_course.experiments._size': ('experiments.html#_size', 'noisy_course/experiments.py'),
                                           'noisy_course.experiments._snakemake': ( 'experiments.html#_snakemake',
                                                                                    'noisy_course/experiments.py'),
                                           'noisy_course.experiments._span': ('experiments.html#_span', 'noisy_course/experiments.py'),

@@ -587,9 +587,13 @@ def _environment(workers):
     finally: [os.environ.pop(k) if v is None else os.environ.update({k: v}) for k, v in old.items()]
 
 # %% ../nbs/20_experiments.ipynb #41318092
+def _size(block):
+    try: return n_run_epochs(block)
+    except ValueError: return 1  # its job will say what is wrong with it
+
 def _done(todo, results):
     for block in todo:
-        total = n_run_epochs(block)
+        total = _size(block)
         if (results / f"{block.name}.parquet").exists(): yield total, total
         else:
             note = results / "progress" / f"{block.name}.json"
