@@ -821,20 +821,16 @@ def run_epochs(
 
 # %% ../nbs/04_training.ipynb #7ecb2130
 def train_rounds(
-    dataset: Dataset, # on its device
+    one_round: Callable, # runs, recipe, folder → Trained, of runs that wait for nothing
     runs: list, # of Run, in any order
-    build: Callable, # generator → initialised network
     recipe: Recipe, # what they share
     folder: Path | None = None, # for checkpoints
-    finished: Callable = lambda run_epochs: None, # told how many run-epochs were just finished
-    kind: type = Company, # what they train in
 ) -> Trained:
     "Train first runs, then those that need them."
     firsts, seconds, beginning = rounds(runs, recipe)
-    begin = train_rounds if staged(firsts) else train_companies
-    one = begin(dataset, firsts, build, beginning, folder and folder / "first", finished, kind)
-    told = [prepared(run, first_of(run, firsts, one)) for run in seconds]
-    two = train_companies(dataset, told, build, recipe, folder and folder / "second", finished, kind)
+    begin = partial(train_rounds, one_round) if staged(firsts) else one_round
+    one = begin(firsts, beginning, folder and folder / "first")
+    two = one_round([prepared(run, first_of(run, firsts, one)) for run in seconds], recipe, folder and folder / "second")
     places = {id(run): place for run, *place in zip(firsts + seconds, one.runs + two.runs, one.companies + two.companies)}
     return Trained(*map(list, zip(*[places[id(run)] for run in runs])), [first_of(run, firsts, one) for run in runs])
 
@@ -852,7 +848,9 @@ def train(
     "Train all runs, those of several stages included, and score them after every epoch."
     check_runs(dataset, runs, recipe)
     finished = counter(progress, run_epochs(runs, recipe))
-    return train_rounds(dataset.to(device), runs, build, recipe, folder and Path(folder), finished, kind)
+    dataset = dataset.to(device)
+    one_round = lambda runs, recipe, folder: train_companies(dataset, runs, build, recipe, folder, finished, kind)
+    return train_rounds(one_round, runs, recipe, folder and Path(folder))
 
 # %% ../nbs/04_training.ipynb #722e7bb6
 def counter(

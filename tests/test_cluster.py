@@ -105,7 +105,7 @@ def profile(tmp_path_factory):
     return folder
 
 GOOD = [tiny(samples=1000, epochs=1), tiny(samples=1000, epochs=1, noise="symmetric", rate=.2)]
-BAD = tiny(methods=("no such method",))
+BAD = tiny(samples=10**6)  # digits there are not
 
 @pytest.fixture(scope="module")
 def batch(slurm, profile, tmp_path_factory):
@@ -135,7 +135,7 @@ def test_a_failed_job_is_told_in_one_line(batch):
     log = results / "logs" / f"{BAD.name}.log"
     assert message.startswith(f"1 of 3 blocks failed, first {BAD.name}; it said: ") and message.endswith(f"\nAll of it is in {log}")
     assert f"logs/{BAD.name}.log" in (results / "snakemake.log").read_text()
-    assert "ValueError: method: expected one of cross_entropy" in log.read_text()
+    assert "ValueError: n: expected 1 to 60000 samples, got 1000000" in log.read_text()
     assert not (results / f"{BAD.name}.parquet").exists()
 
 def test_a_cluster_runs_as_many_jobs_as_its_profile_says(batch):

@@ -642,6 +642,10 @@ def test_a_worker_has_one_thread_and_the_batch_what_it_had(tmp_path, monkeypatch
     assert {processes[0].environment[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"1"}
     assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
 
+def test_an_unknown_method_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(ValueError, match="^method: expected one of cross_entropy, .*got 'no such method'"): run_blocks([tiny(), tiny(methods=("no such method",))], tmp_path)
+
 def test_progress_is_seen_by_the_bar(tmp_path, rows):
     done = lambda: list(experiments._done([tiny(), tiny(rate=.2)], tmp_path))
     assert done() == [(0, 4), (0, 4)]
