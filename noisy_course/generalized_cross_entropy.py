@@ -14,25 +14,25 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .basics import expect
-from .losses import LossModule, reduce, soft_labels
+from .basics import check_count, check_number, expect, kind
+from .losses import LossModule, look, loss_function, soft_labels
 from .training import Method, Moment
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #867108e7
+@loss_function
 def mean_absolute_error(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss, in [0, 2]; per sample, (...), for "none"
+) -> Tensor: # the loss, in [0, 2]; one a sample, (...)
     "Mean absolute error of the softmax, 2 − 2p (Zhang & Sabuncu, Eq. 4); a soft label is a mixture of hard ones."
-    return reduce(2 - 2 * (soft_labels(logits, target) * logits.softmax(-1)).sum(-1), reduction)
+    return 2 - 2 * (soft_labels(logits, target) * logits.softmax(-1)).sum(-1)
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #137b2bfb
 def check_q(
     q: float, # in (0, 1]
 ) -> None:
     "Raise a ValueError unless q is in (0, 1]."
-    expect(0 < q <= 1, "q", "a number in (0, 1]", q)
+    check_number(q, "q", "(0, 1]")
 
 def box_cox(
     log_p: Tensor, # logarithms of probabilities, any shape
@@ -41,50 +41,57 @@ def box_cox(
     "The negative Box–Cox transformation of probabilities, from their logarithms."
     return -torch.expm1(q * log_p) / q
 
+@loss_function
 def generalized_cross_entropy(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss, in [0, 1/q]; per sample, (...), for "none"
+) -> Tensor: # the loss, in [0, 1/q]; one a sample, (...)
     "L_q loss, (1 − p^q) / q (Zhang & Sabuncu, Eq. 6); a soft label is a mixture of hard ones."
     check_q(q)
-    return reduce((soft_labels(logits, target) * box_cox(logits.log_softmax(-1), q)).sum(-1), reduction)
+    return (soft_labels(logits, target) * box_cox(logits.log_softmax(-1), q)).sum(-1)
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #7b83b2dd
 def check_k(
     k: float, # in (0, 1)
 ) -> None:
     "Raise a ValueError unless k is in (0, 1)."
-    expect(0 < k < 1, "k", "a number in (0, 1)", k)
+    check_number(k, "k", "(0, 1)")
 
+@loss_function
 def truncated_gce(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
     k: float = .5, # a label believed no more than this gets a constant loss
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss, in [0, (1 − k^q) / q]; per sample, (...), for "none"
+) -> Tensor: # the loss, in [0, (1 − k^q) / q]; one a sample, (...)
     "Truncated L_q loss (Zhang & Sabuncu, Eq. 9); a soft label is a mixture of hard ones."
     check_q(q)
     check_k(k)
     log_p = logits.log_softmax(-1).clamp(min=math.log(k))
-    return reduce((soft_labels(logits, target) * box_cox(log_p, q)).sum(-1), reduction)
+    return (soft_labels(logits, target) * box_cox(log_p, q)).sum(-1)
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #e2e89d20
+@loss_function
 def weighted_gce(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
     k: float = .5, # a label believed no more than this is not worth its loss
-    weight: Tensor | None = None, # 0 or 1 for each sample, (...); none: the truncated loss, as in validation
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss, which may be negative; per sample, (...), for "none"
+    weight: Tensor | None = None, # in [0, 1] for each sample, (...); none: the truncated loss, as in validation
+) -> Tensor: # one a sample, which may be negative, (...)
     "What Algorithm 1 minimises over the network: w · (L_q − L_q(k)) (Zhang & Sabuncu, Eq. 13)."
-    if weight is None: return truncated_gce(logits, target, q, k, reduction)
+    if weight is None: return truncated_gce.each(logits, target, q, k)
     check_k(k)
-    losses = generalized_cross_entropy(logits, target, q, reduction="none") - (1 - k ** q) / q
-    return reduce(weight * losses, reduction)
+    losses = generalized_cross_entropy.each(logits, target, q) - (1 - k ** q) / q
+    if not (isinstance(weight, Tensor) and weight.shape == losses.shape):
+        expect(False, "weight", f"one for each sample, of shape {tuple(losses.shape)}", kind(weight))
+    look(_check_weights, weight)
+    return weight * losses
+
+def _check_weights(weight):
+    inside = bool(((weight >= 0) & (weight <= 1)).all())
+    expect(inside, "weight", "numbers in [0, 1]", f"values from {weight.min()} to {weight.max()}")
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #b0d6b39e
 def prune(
@@ -106,6 +113,10 @@ def pruned(
     k: float = .5, # threshold
 ) -> Method: # for the engine
     "The truncated L_q loss with Algorithm 1."
+    check_q(q)
+    check_k(k)
+    check_count(start, "start", 0)
+    check_count(every, "every")
     everything = lambda run, C: dict(weight=torch.ones(len(run.labels)))
     return Method("truncated_gce", partial(weighted_gce, q=q, k=k), state=everything, between=partial(prune, start=start, every=every, k=k))
 
@@ -117,15 +128,24 @@ class MeanAbsoluteErrorLoss(LossModule):
 class GeneralizedCrossEntropyLoss(LossModule):
     "`generalized_cross_entropy` as a module."
     loss = staticmethod(generalized_cross_entropy)
-    def __init__(self, q: float = .7, reduction: str = "mean"):
-        super().__init__(reduction, q=q)
+    def __init__(self,
+        q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
+        reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index, dim
+    ):
+        super().__init__(reduction, q=q, **common)
         check_q(q)
 
 class TruncatedGCELoss(LossModule):
     "`truncated_gce` as a module."
     loss = staticmethod(truncated_gce)
-    def __init__(self, q: float = .7, k: float = .5, reduction: str = "mean"):
-        super().__init__(reduction, q=q, k=k)
+    def __init__(self,
+        q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
+        k: float = .5, # a label believed no more than this gets a constant loss
+        reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index, dim
+    ):
+        super().__init__(reduction, q=q, k=k, **common)
         check_q(q)
         check_k(k)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'invert', 'backward_cross_entropy', 'mix_with_identity', 'forward_cross_entropy', 'estimate_transition',
-           'two_stage', 'bootstrap_soft', 'bootstrap_hard', 'unhinged', 'sigmoid_loss', 'savage', 'UnhingedLoss',
-           'SigmoidLoss', 'SavageLoss', 'BootstrapSoftLoss', 'BootstrapHardLoss', 'ForwardCrossEntropyLoss',
-           'BackwardCrossEntropyLoss']
+           'examples', 'check_percentile', 'two_stage', 'bootstrap_soft', 'bootstrap_hard', 'unhinged', 'sigmoid_loss',
+           'savage', 'UnhingedLoss', 'SigmoidLoss', 'SavageLoss', 'BootstrapSoftLoss', 'BootstrapHardLoss',
+           'ForwardCrossEntropyLoss', 'BackwardCrossEntropyLoss']
 
 # %% ../nbs/10_loss_correction.ipynb #91c63594
 import math
@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .basics import expect
-from .losses import LossModule, check_target, cross_entropy, kind, look, reduce, soft_labels
+from .basics import check_number, expect, kind, tolerance, total
+from .losses import LossModule, check_target, cross_entropy, exact, look, loss_function, moved, soft_labels
 from .noise import check_transition
 from .training import Method
 
@@ -27,9 +27,10 @@ def invert(
     T: Tensor, # row-stochastic, (..., C, C)
 ) -> Tensor: # the inverse in float64, (..., C, C)
     "Inverse of T; a ValueError if it is singular, a warning if it is badly conditioned."
-    inverse, info = torch.linalg.inv_ex(T.double())
+    look(check_transition, T)
+    inverse, info = torch.linalg.inv_ex(exact(T))
     look(_check_inverse, inverse, info, T)
-    return inverse
+    return moved(inverse, T.device)
 
 def _check_inverse(inverse, info, T):
     condition = inverse.abs().sum(-1).max()
@@ -42,8 +43,9 @@ def _check_noisy(logits, target, T):
     "Raise a ValueError unless the target fits the logits and T, row-stochastic, fits them too."
     check_target(logits, target)
     C, lead = logits.shape[-1], logits.shape[:-2]
-    fits = T.ndim - 2 <= len(lead) and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1]))
-    if not (T.ndim >= 2 and T.shape[-2:] == (C, C) and fits):
+    square = isinstance(T, Tensor) and T.ndim >= 2 and T.shape[-2:] == (C, C)
+    fits = square and T.ndim - 2 <= len(lead) and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1]))
+    if not fits:
         expect(False, "T", f"a {C}×{C} matrix, or one for each of the leading dimensions {tuple(lead)}", kind(T))
     look(check_transition, T, C)
 
@@ -54,24 +56,35 @@ def _each(T, logits):
 def _rows(M, target):
     "Row `target` of M for every sample, or the mixture of rows that a soft target asks for."
     if target.is_floating_point(): return (target.unsqueeze(-1) * M).sum(-2)
-    return M.take_along_dim(target.unsqueeze(-1).unsqueeze(-1), -2).squeeze(-2)
+    return M.take_along_dim(target.long().unsqueeze(-1).unsqueeze(-1), -2).squeeze(-2)
 
 # %% ../nbs/10_loss_correction.ipynb #2f216ee2
+@loss_function
 def backward_cross_entropy(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # noisy labels in 0..C-1, (...), or soft labels, (..., C)
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
-    reduction: str = "mean", # "mean", "sum" or "none"
+    *,
     T_inverse: Tensor | None = None, # the inverse of T where it is known, of the shape of T
-    clip: float | None = None, # smallest probability; the authors' code has 1e-7; 0 or none clips nothing
-) -> Tensor: # the loss, which may be negative; per sample, (...), for "none"
+    clip: float | None = None, # smallest probability, below 1/2; the authors' code has 1e-7; 0 or none clips nothing
+) -> Tensor: # one a sample, which may be negative, (...)
     "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T (Patrini et al., Theorem 1)."
     _check_noisy(logits, target, T)
-    expect(T_inverse is None or T_inverse.shape == T.shape, "T_inverse", "None or the shape of T", "another shape")
+    if clip is not None: check_number(clip, "clip", "[0, .5)")
+    if T_inverse is not None: _check_known_inverse(T_inverse, T)
     weights = _rows(_each((invert(T) if T_inverse is None else T_inverse).to(logits), logits), target)
     log_p = logits.log_softmax(-1)
     if clip: log_p = log_p.clamp(math.log(clip), math.log1p(-clip))
-    return reduce(-(weights * log_p).sum(-1), reduction)
+    return -(weights * log_p).sum(-1)
+
+def _check_known_inverse(T_inverse, T):
+    fits = isinstance(T_inverse, Tensor) and T_inverse.is_floating_point() and T_inverse.shape == T.shape
+    expect(fits, "T_inverse", "None or the shape of T", kind(T_inverse))
+    look(_check_product, T_inverse, T)
+
+def _check_product(T_inverse, T):
+    off = (exact(T_inverse) @ exact(T) - torch.eye(T.shape[-1]).to(exact(T))).abs().max()
+    expect(bool(off < 1e-2), "T_inverse", "the inverse of T", f"a matrix whose product with T is off the identity by {off:.3g}")
 
 # %% ../nbs/10_loss_correction.ipynb #96535a72
 def mix_with_identity(
@@ -79,21 +92,22 @@ def mix_with_identity(
     amount: float, # share of the identity, 0..1
 ) -> Tensor: # row-stochastic, (..., C, C)
     "A more optimistic and better conditioned T: `amount` of the identity and the rest of T."
-    expect(0 <= amount <= 1, "amount", "a number in [0, 1]", amount)
+    check_transition(T)
+    check_number(amount, "amount", "[0, 1]")
     return amount * torch.eye(T.shape[-1]).to(T) + (1 - amount) * T
 
 # %% ../nbs/10_loss_correction.ipynb #bce0d30a
+@loss_function
 def forward_cross_entropy(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # noisy labels in 0..C-1, (...), or soft labels, (..., C)
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Forward-corrected cross-entropy: cross-entropy of the predicted noisy label, `p @ T` (Patrini et al., Theorem 2)."
     _check_noisy(logits, target, T)
     log_p, log_T = logits.log_softmax(-1), _each(_log(T, logits), logits)
-    if target.is_floating_point(): return reduce(-(target * (log_p.unsqueeze(-1) + log_T).logsumexp(-2)).sum(-1), reduction)
-    return reduce(-(log_p + _rows(log_T.mT, target)).logsumexp(-1), reduction)
+    if target.is_floating_point(): return -(target * (log_p.unsqueeze(-1) + log_T).logsumexp(-2)).sum(-1)
+    return -(log_p + _rows(log_T.mT, target)).logsumexp(-1)
 
 def _log(T, logits):
     "log T in the logits' type; half of the lowest number stands for log 0."
@@ -103,21 +117,60 @@ def _log(T, logits):
 # %% ../nbs/10_loss_correction.ipynb #7b565052
 def estimate_transition(
     probs: Tensor, # noisy-class probabilities of N examples, (..., N, C)
-    percentile: float | None = None, # 0..100; None takes the most probable example, the paper's experiments 97
+    percentile: float | str | None = None, # 1..100; None takes the most probable example, the paper's experiments 97; "auto" as above
 ) -> Tensor: # row-stochastic estimate of T, float64, (..., C, C)
     "T as a network trained on noisy labels shows it: row i is its prediction for the most perfect example of class i (Patrini et al., Eqs. 3 and 4)."
-    expect(probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
-    expect(percentile is None or 0 <= percentile <= 100, "percentile", "None or a number in [0, 100]", percentile)
+    floats = isinstance(probs, Tensor) and probs.is_floating_point()
+    expect(floats and probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
+    check_percentile(percentile)
     look(_check_probabilities, probs)
-    last = probs.shape[-2] - 1
-    rank = last if percentile is None else math.ceil(last * percentile / 100)
-    perfect = probs.double().kthvalue(rank + 1, -2).indices
-    T = probs.double().take_along_dim(perfect.unsqueeze(-1), -2)
+    probs = exact(probs)
+    T = probs.take_along_dim(examples(probs, percentile).unsqueeze(-1), -2)
+    look(_warn_of_rows, probs, T.diagonal(dim1=-2, dim2=-1), percentile)
     return T / T.sum(-1, keepdim=True)
 
+def examples(
+    probs: Tensor, # noisy-class probabilities of N examples, (..., N, C)
+    percentile: float | str | None = None, # as for `estimate_transition`
+) -> Tensor: # their places in 0..N-1, (..., C)
+    "Which example stands for each class."
+    if percentile == "auto": return _of_each_class(probs)
+    last = probs.shape[-2] - 1
+    rank = last if percentile is None else math.ceil(last * percentile / 100)
+    return probs.kthvalue(rank + 1, -2).indices
+
+def check_percentile(
+    percentile: float | str | None, # to be checked
+) -> None:
+    "Raise a ValueError unless it is a percentile, None or `auto`; warn if a share seems to be meant."
+    known = percentile is None or isinstance(percentile, str) and percentile == "auto"
+    if not known: check_number(percentile, "percentile", "[0, 100]")
+    share = not known and percentile < 1
+    if share: warnings.warn(f"percentile: {percentile} is below 1; the 97th percentile is 97, not 0.97", stacklevel=3)
+
 def _check_probabilities(probs):
-    if not ((probs >= 0).all() and ((probs.sum(-1) - 1).abs() < 1e-2).all()):
-        expect(False, "probs", "rows of probabilities that sum to 1", f"row sums from {probs.sum(-1).min():.3g} to {probs.sum(-1).max():.3g}")
+    sums = total(probs)
+    fine = (probs >= 0).all() and ((sums - 1).abs() < max(1e-2, tolerance(probs.dtype))).all()
+    expect(bool(fine), "probs", "rows of probabilities that sum to 1", f"row sums from {sums.min():.3g} to {sums.max():.3g}")
+
+# %% ../nbs/10_loss_correction.ipynb #de84b7c5
+def _of_each_class(probs, share=.03):
+    "The examples behind the best 3 % of all, or behind half of those predicted to be of the class, if that is fewer."
+    last, classes = probs.shape[-2] - 1, torch.arange(probs.shape[-1], device=probs.device)
+    predicted = (probs.argmax(-1, keepdim=True) == classes).sum(-2)
+    better = (predicted // 2).clamp(max=last - math.ceil(last * (1 - share)))
+    return probs.argsort(-2).take_along_dim((last - better).unsqueeze(-2), -2).squeeze(-2)
+
+def _warn_of_rows(probs, own, percentile):
+    "Warn where a row of an estimate is hardly that of its class."
+    C = probs.shape[-1]
+    unseen = probs.amax(-2) < 1 / C
+    others = ~unseen & (own < probs.mean(-2))
+    count = lambda bad: f"{bad.any(0).sum() if bad.ndim > 1 else bad.sum()} of {C} classes"
+    if unseen.any(): warnings.warn(f"T: no example is thought to carry the label, not even by 1/{C}, for {count(unseen)}; "
+                                   "if no label names them, their rows mean nothing", stacklevel=5)
+    if others.any(): warnings.warn(f"T: percentile {percentile} picks another class's example for {count(others)}; "
+                                   "take percentile='auto' or None", stacklevel=5)
 
 # %% ../nbs/10_loss_correction.ipynb #93dcf0a8
 def two_stage(
@@ -125,62 +178,66 @@ def two_stage(
     x: Tensor, # inputs for the estimate, (N, ...); no labels needed
     correction: Callable, # forward_cross_entropy or backward_cross_entropy
     T: Tensor | None = None, # the noise where it is known
-    percentile: float | None = 97, # for the estimate; None for the maximum
+    percentile: float | str | None = "auto", # for the estimate; the paper has 97, or None for the maximum
 ) -> tuple: # the network and the T that was used
     "Robust two-stage training (the paper's Algorithm 1)."
+    for name, f in dict(fit=fit, correction=correction).items(): expect(callable(f), name, "a function", kind(f))
+    expect(isinstance(x, Tensor) and x.ndim > 0, "x", "a tensor of inputs, (N, ...)", kind(x))
+    check_percentile(percentile)
+    if T is not None: check_transition(T)
     if T is None: T = estimate_transition(fit(cross_entropy)(x).softmax(-1).detach(), percentile)
     return fit(partial(correction, T=T)), T
 
 # %% ../nbs/10_loss_correction.ipynb #29d840c7
+@loss_function
 def bootstrap_soft(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     beta: float = 0.95, # trust in the label, 0..1
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Soft bootstrapping: cross-entropy with `beta` of the label and the rest of the network's own probabilities."
-    expect(0 <= beta <= 1, "beta", "a number in [0, 1]", beta)
+    check_number(beta, "beta", "[0, 1]")
     believed = beta * soft_labels(logits, target) + (1 - beta) * logits.softmax(-1)
-    return reduce(-(believed * logits.log_softmax(-1)).sum(-1), reduction)
+    return -(believed * logits.log_softmax(-1)).sum(-1)
 
 # %% ../nbs/10_loss_correction.ipynb #cd733f72
+@loss_function
 def bootstrap_hard(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     beta: float = 0.8, # trust in the label, 0..1
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Hard bootstrapping: cross-entropy with `beta` of the label and the rest of the class that the network predicts."
-    expect(0 <= beta <= 1, "beta", "a number in [0, 1]", beta)
+    check_number(beta, "beta", "[0, 1]")
     believed = beta * soft_labels(logits, target) + (1 - beta) * soft_labels(logits, logits.argmax(-1))
-    return reduce(-(believed * logits.log_softmax(-1)).sum(-1), reduction)
+    return -(believed * logits.log_softmax(-1)).sum(-1)
 
 # %% ../nbs/10_loss_correction.ipynb #d51c6fd0
+@loss_function
 def unhinged(
     logits: Tensor, # scores, better bounded by a batch normalisation, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss, unbounded on both sides; per sample, (...), for "none"
+) -> Tensor: # the loss, unbounded on both sides; one a sample, (...)
     "Unhinged loss: the mean over classes of 1 − y s."
-    return reduce((1 - soft_labels(logits, target) * logits).mean(-1), reduction)
+    return (1 - soft_labels(logits, target) * logits).mean(-1)
 
 # %% ../nbs/10_loss_correction.ipynb #65b10b6d
+@loss_function
 def sigmoid_loss(
     logits: Tensor, # scores, better centred by a batch normalisation, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Sigmoid loss: the mean over classes of σ(−y s)."
-    return reduce((-soft_labels(logits, target) * logits).sigmoid().mean(-1), reduction)
+    return (-soft_labels(logits, target) * logits).sigmoid().mean(-1)
 
 # %% ../nbs/10_loss_correction.ipynb #76a063eb
+@loss_function
 def savage(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Savage loss: the mean over classes of 1 / (1 + exp(2 y p))², on softmax probabilities."
-    return reduce((-2 * soft_labels(logits, target) * logits.softmax(-1)).sigmoid().square().mean(-1), reduction)
+    return (-2 * soft_labels(logits, target) * logits.softmax(-1)).sigmoid().square().mean(-1)
 
 # %% ../nbs/10_loss_correction.ipynb #df76d271
 class UnhingedLoss(LossModule):
@@ -198,44 +255,50 @@ class SavageLoss(LossModule):
 class BootstrapSoftLoss(LossModule):
     "`bootstrap_soft` as a module."
     loss = staticmethod(bootstrap_soft)
-    def __init__(self, beta: float = 0.95, reduction: str = "mean"): super().__init__(reduction, beta=beta)
+    def __init__(self,
+        beta: float = 0.95, # trust in the label, 0..1
+        reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index, dim
+    ):
+        super().__init__(reduction, beta=beta, **common)
+        check_number(beta, "beta", "[0, 1]")
 
 class BootstrapHardLoss(LossModule):
     "`bootstrap_hard` as a module."
     loss = staticmethod(bootstrap_hard)
-    def __init__(self, beta: float = 0.8, reduction: str = "mean"): super().__init__(reduction, beta=beta)
+    def __init__(self,
+        beta: float = 0.8, # trust in the label, 0..1
+        reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index, dim
+    ):
+        super().__init__(reduction, beta=beta, **common)
+        check_number(beta, "beta", "[0, 1]")
 
 # %% ../nbs/10_loss_correction.ipynb #288b6272
 class ForwardCrossEntropyLoss(LossModule):
     "`forward_cross_entropy` as a module; T is a buffer."
+    loss = staticmethod(forward_cross_entropy)
     def __init__(self,
         T: Tensor, # T[i, j] = p(noisy j | true i), (C, C)
         reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index, dim
     ):
-        super().__init__(reduction)
         check_transition(T)
-        self.register_buffer("T", T)
-
-    def forward(self, logits, target):
-        "The loss of logits (..., C) and noisy labels (...) or (..., C)."
-        return forward_cross_entropy(logits, target, self.T, self.reduction)
+        super().__init__(reduction, T=T, **common)
 
 # %% ../nbs/10_loss_correction.ipynb #c104bc9d
 class BackwardCrossEntropyLoss(LossModule):
     "`backward_cross_entropy` as a module; T and its inverse are buffers."
+    loss = staticmethod(backward_cross_entropy)
     def __init__(self,
         T: Tensor, # T[i, j] = p(noisy j | true i), (C, C)
         reduction: str = "mean", # "mean", "sum" or "none"
-        clip: float | None = None, # smallest probability; the authors' code has 1e-7
+        clip: float | None = None, # smallest probability, below 1/2; the authors' code has 1e-7
+        **common, # weight, ignore_index, dim
     ):
-        super().__init__(reduction, clip=clip)
         check_transition(T)
-        self.register_buffer("T", T)
-        self.register_buffer("T_inverse", invert(T))
-
-    def forward(self, logits, target):
-        "The loss of logits (..., C) and noisy labels (...) or (..., C)."
-        return backward_cross_entropy(logits, target, self.T, self.reduction, self.T_inverse, self.options["clip"])
+        if clip is not None: check_number(clip, "clip", "[0, .5)")
+        super().__init__(reduction, T=T, T_inverse=invert(T), clip=clip, **common)
 
 # %% ../nbs/10_loss_correction.ipynb #6677f2bb
 def _known(T): return dict(T=T)
@@ -249,7 +312,7 @@ def _invertible(T, worst=1e4):
     return mix_with_identity(T, .1)
 
 METHODS = {"cross_entropy": Method("cross_entropy", cross_entropy)}
-_first = dict(first=METHODS["cross_entropy"], estimate=partial(estimate_transition, percentile=97))
+_first = dict(first=METHODS["cross_entropy"], estimate=partial(estimate_transition, percentile="auto"))
 METHODS |= {m.name: m for m in [
     Method("backward", backward_cross_entropy, _known_inverse), Method("backward_estimated", backward_cross_entropy, _estimated_inverse, **_first),
     Method("forward", forward_cross_entropy, _known), Method("forward_estimated", forward_cross_entropy, _known, **_first),

@@ -13,12 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .basics import expect
-from .losses import cross_entropy, reduce, soft_labels
+from .basics import check_count, check_number, expect, kind
+from .losses import LossModule, check_logits, cross_entropy, look, loss_function, soft_labels
 from .models import Dropout
 from .training import Method
 
 # %% ../nbs/13_nnaqc.ipynb #fe95a179
+def _check_width(logits, C):
+    floats = isinstance(logits, Tensor) and logits.is_floating_point()
+    fits = floats and logits.ndim > 0 and logits.shape[-1] == C
+    if not fits: expect(False, "logits", f"floats of shape (..., {C})", kind(logits))
+
 class LinearNoiseLayer(nn.Module):
     "A learnt noise matrix on top of a network, p(given) = p(true) T with T = softmax of each row (Jindal et al., Eqs. 4, 5)."
     def __init__(self,
@@ -27,7 +32,9 @@ class LinearNoiseLayer(nn.Module):
         speed: float = 1., # how much faster than other weights it learns, with an optimizer like Adam
     ):
         super().__init__()
-        expect(0 < start < 1, "start", "a number in (0, 1)", start)
+        check_count(n_classes, "n_classes", 2)
+        check_number(start, "start", "(0, 1)")
+        check_number(speed, "speed", "(0, inf)")
         self.speed = speed
         self.W = nn.Parameter(math.log(start * (n_classes - 1) / (1 - start)) / speed * torch.eye(n_classes))
 
@@ -39,7 +46,8 @@ class LinearNoiseLayer(nn.Module):
         logits: Tensor, # of the true class, (..., C)
     ) -> Tensor: # log-probabilities of the given label, (..., C)
         "What the given labels should look like."
-        return (logits.softmax(-1) @ self.transition()).clamp(min=torch.finfo(logits.dtype).tiny).log()
+        _check_width(logits, len(self.W))
+        return (logits.softmax(-1) @ self.transition().to(logits.dtype)).clamp(min=torch.finfo(logits.dtype).tiny).log()
 
 # %% ../nbs/13_nnaqc.ipynb #23d6c68a
 class TracePenalised(nn.Module):
@@ -50,7 +58,7 @@ class TracePenalised(nn.Module):
         **options, # of `LinearNoiseLayer`
     ):
         super().__init__()
-        expect(trace >= 0, "trace", "a number of at least 0", trace)
+        check_number(trace, "trace", "[0, inf)")
         self.layer, self.trace = LinearNoiseLayer(n_classes, **options), trace
 
     def forward(self,
@@ -59,13 +67,15 @@ class TracePenalised(nn.Module):
         "Log-probabilities of the given label, less the penalty."
         return self.layer(logits) - self.trace * self.layer.transition().diagonal().sum()
 
+@loss_function
 def negative_log_likelihood(
-    log_p: Tensor, # (..., C), as they are
+    logits: Tensor, # log-probabilities, or less where they carry a penalty, (..., C)
     target: Tensor, # labels, (...), or soft labels, (..., C)
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "What a label costs, from log-probabilities that may carry a penalty."
-    return reduce(-(soft_labels(log_p, target) * log_p).sum(-1), reduction)
+    labels = soft_labels(logits, target)
+    look(lambda: expect(bool((logits <= 1e-4).all()), "logits", "log-probabilities of at most 0", f"values up to {logits.max():.3g}"))
+    return -(labels * logits).sum(-1)
 
 # %% ../nbs/13_nnaqc.ipynb #95636542
 class NonlinearNoiseLayer(nn.Module):
@@ -75,13 +85,16 @@ class NonlinearNoiseLayer(nn.Module):
         scale: float = 1., # W begins as this multiple of the identity
     ):
         super().__init__()
+        check_count(n_classes, "n_classes", 2)
+        check_number(scale, "scale")
         self.W = nn.Parameter(scale * torch.eye(n_classes))
 
     def forward(self,
         logits: Tensor, # of the true class, (..., C)
     ) -> Tensor: # logits of the given label, (..., C)
         "What the given labels should look like."
-        return logits.softmax(-1) @ self.W.mT
+        _check_width(logits, len(self.W))
+        return logits.softmax(-1) @ self.W.mT.to(logits.dtype)
 
 # %% ../nbs/13_nnaqc.ipynb #2ec90878
 class DropoutNoiseLayer(NonlinearNoiseLayer):
@@ -93,6 +106,7 @@ class DropoutNoiseLayer(NonlinearNoiseLayer):
         scale: float = 1., # W begins as this multiple of the identity
     ):
         super().__init__(n_classes, scale)
+        check_number(p, "p", "[0, 1)")
         expect(on in ("weights", "activations"), "on", "'weights' or 'activations'", repr(on))
         self.on, self.dropout = on, Dropout(p, *[n_classes] * (2 if on == "weights" else 1))
 
@@ -100,21 +114,23 @@ class DropoutNoiseLayer(NonlinearNoiseLayer):
         logits: Tensor, # of the true class, (B, C)
     ) -> Tensor: # logits of the given label, (B, C)
         "What the given labels should look like, with gaps while training."
+        _check_width(logits, len(self.W))
+        expect(logits.ndim == 2, "logits", f"a batch of shape (B, {len(self.W)})", kind(logits))
         if self.on == "activations": return self.dropout(super().forward(logits))
-        W = self.dropout(self.W.expand(len(logits), *self.W.shape))
+        W = self.dropout(self.W.to(logits.dtype).expand(len(logits), *self.W.shape))
         return (W @ logits.softmax(-1)[..., None])[..., 0]
 
 # %% ../nbs/13_nnaqc.ipynb #1bff694a
+@loss_function
 def quasi_clustering(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     beta: float = .9, # weight of the network's own prediction
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss; per sample, (...), for "none"
+) -> Tensor: # one a sample, (...)
     "Cross-entropy with a mixture of prediction and label (Jindal et al., §3.1)."
-    expect(0 <= beta <= 1, "beta", "a number in [0, 1]", beta)
+    check_number(beta, "beta", "[0, 1]")
     mixture = beta * logits.softmax(-1) + (1 - beta) * soft_labels(logits, target)
-    return reduce(-(mixture * logits.log_softmax(-1)).sum(-1), reduction)
+    return -(mixture * logits.log_softmax(-1)).sum(-1)
 
 # %% ../nbs/13_nnaqc.ipynb #9a7889ae
 def nnaqc(
@@ -124,40 +140,58 @@ def nnaqc(
     alpha: float = .9, # weight of the noise-aware part
     beta: float = .9, # weight of predictions in quasi-clustering
     reduction: str = "mean", # "mean", "sum" or "none"
+    **common, # weight, ignore_index, dim, as for `cross_entropy`
 ) -> Tensor: # the loss; per sample, (...), for "none"
     "Nonlinear, noise-aware, quasi-clustering (Jindal et al., Eq. 6)."
-    expect(0 <= alpha <= 1, "alpha", "a number in [0, 1]", alpha)
-    return alpha * cross_entropy(noisy_logits, target, reduction) + (1 - alpha) * quasi_clustering(logits, target, beta, reduction)
+    check_number(alpha, "alpha", "[0, 1]")
+    check_logits(noisy_logits, "noisy_logits")
+    clustering = quasi_clustering(logits, target, beta, reduction, **common)
+    if noisy_logits.shape != logits.shape: expect(False, "noisy_logits", f"the shape {tuple(logits.shape)} of logits", kind(noisy_logits))
+    return alpha * cross_entropy(noisy_logits, target, reduction, **common) + (1 - alpha) * clustering
 
 # %% ../nbs/13_nnaqc.ipynb #eb098c14
-class NoiseLayerLoss(nn.Module):
+class NoiseLayerLoss(LossModule):
     "Cross-entropy of the given labels with what a noise layer makes of logits."
+    loss = staticmethod(cross_entropy)
     def __init__(self,
         layer: nn.Module, # logits of the true class → of the given label
         reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index
     ):
-        super().__init__()
-        self.layer, self.reduction = layer, reduction
+        super().__init__(reduction, **common)
+        expect(callable(layer), "layer", "a module from logits to logits", kind(layer))
+        self.layer = layer
 
     def forward(self,
         logits: Tensor, # (B, C)
         target: Tensor, # given labels, (B,)
     ) -> Tensor: # the loss
         "The loss of logits and labels."
-        return cross_entropy(self.layer(logits), target, self.reduction)
+        return super().forward(self.layer(logits), target)
 
 class NNAQCLoss(NoiseLayerLoss):
     "`nnaqc` with a noise layer of its own."
-    def __init__(self, n_classes: int, alpha: float = .9, beta: float = .9, dropout: float = 0., reduction: str = "mean"):
-        super().__init__(DropoutNoiseLayer(n_classes, dropout) if dropout else NonlinearNoiseLayer(n_classes), reduction)
-        self.alpha, self.beta = alpha, beta
+    loss = staticmethod(nnaqc)
+    def __init__(self,
+        n_classes: int, # C
+        alpha: float = .9, # weight of the noise-aware part
+        beta: float = .9, # weight of predictions in quasi-clustering
+        dropout: float = 0., # probability to drop a weight of the layer
+        reduction: str = "mean", # "mean", "sum" or "none"
+        **common, # weight, ignore_index
+    ):
+        check_number(alpha, "alpha", "[0, 1]")
+        check_number(beta, "beta", "[0, 1]")
+        check_number(dropout, "dropout", "[0, 1)")
+        layer = DropoutNoiseLayer(n_classes, dropout) if dropout else NonlinearNoiseLayer(n_classes)
+        super().__init__(layer, reduction, alpha=alpha, beta=beta, **common)
 
     def forward(self,
         logits: Tensor, # (B, C)
         target: Tensor, # given labels, (B,)
     ) -> Tensor: # the loss
         "The loss of logits and labels."
-        return nnaqc(logits, self.layer(logits), target, self.alpha, self.beta, self.reduction)
+        return nnaqc(logits, self.layer(logits), target, reduction=self.reduction, **self.options)
 
 # %% ../nbs/13_nnaqc.ipynb #10001e2a
 class Beside(nn.Module):

@@ -10,13 +10,13 @@ __all__ = ['FLIPS', 'COARSE', 'SUPERCLASSES', 'check_rate', 'check_transition', 
 # %% ../nbs/02_noise.ipynb #50e5c4ac
 import json
 from hashlib import sha256
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from .basics import expect, whole_file
+from .basics import check_count, check_number, expect, kind, tolerance, total, whole_file
 
 # %% ../nbs/02_noise.ipynb #3bd487fc
 def check_rate(
@@ -24,7 +24,7 @@ def check_rate(
     argument: str = "rate", # its name in the message
 ) -> None:
     "Raise a `ValueError` unless `rate` is a number in [0, 1]."
-    expect(isinstance(rate, Real) and 0 <= rate <= 1, argument, "a number in [0, 1]", rate)
+    check_number(rate, argument, "[0, 1]")
 
 # %% ../nbs/02_noise.ipynb #20befbe2
 def check_transition(
@@ -33,14 +33,14 @@ def check_transition(
     argument: str = "T", # its name in the message
 ) -> None:
     "Raise a `ValueError` unless `T` is a row-stochastic matrix, or a stack of them."
-    kind = getattr(T, "dtype", type(T).__name__)
-    expect(isinstance(T, Tensor) and T.is_floating_point(), argument, "a tensor of floats", kind)
+    floats = isinstance(T, Tensor) and T.is_floating_point()
+    expect(floats, argument, "a tensor of floats, (..., C, C)", kind(T))
     expect(T.ndim >= 2 and T.shape[-1] == T.shape[-2] > 0, argument, "a square matrix", f"shape {tuple(T.shape)}")
     expect(n_classes in (None, T.shape[-1]), argument, f"{n_classes} classes", T.shape[-1])
     expect(bool(T.isfinite().all()), argument, "finite entries", "NaN or infinity")
     expect(bool((T >= 0).all()), argument, "no entry below 0", f"{T.min():.3g}")
-    worst = (T.sum(-1) - 1).abs().max()
-    expect(bool(worst < 1e-4), argument, "rows that sum to 1", f"a row that is off by {worst:.3g}")
+    worst = (total(T) - 1).abs().max()
+    expect(bool(worst < tolerance(T.dtype)), argument, "rows that sum to 1", f"a row that is off by {worst:.3g}")
 
 # %% ../nbs/02_noise.ipynb #f1ab5f03
 def check_labels(
@@ -49,15 +49,14 @@ def check_labels(
     argument: str = "labels", # their name in the message
 ) -> None:
     "Raise a `ValueError` unless `labels` are integers in 0..C-1."
-    kind = getattr(labels, "dtype", type(labels).__name__)
-    whole = isinstance(labels, Tensor) and not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
-    expect(whole, argument, "a tensor of integers", kind)
+    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    expect(whole, argument, "a tensor of integers", kind(labels))
     if labels.numel() == 0: return
-    low, high = labels.min().item(), labels.max().item()
+    low, high = labels.long().min().item(), labels.long().max().item()
     expect(0 <= low and high < n_classes, argument, f"integers in 0..{n_classes - 1}", f"{low}..{high}")
 
 def _check_generator(generator):
-    expect(isinstance(generator, Generator), "generator", "a torch.Generator", generator)
+    expect(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
 
 # %% ../nbs/02_noise.ipynb #a6bbe9e9
 def symmetric(
@@ -67,13 +66,16 @@ def symmetric(
 ) -> Tensor: # T, (C, C), float64
     "Every other class is equally likely."
     check_rate(rate)
-    expect(isinstance(n_classes, Integral) and n_classes >= 1, "n_classes", "a whole number of at least 1", n_classes)
+    check_count(n_classes, "n_classes")
     expect(n_classes > 1 or include_true or rate == 0, "rate", "0, since there is no other class", rate)
     if include_true: rate = rate * (n_classes - 1) / n_classes
     T = torch.full((n_classes, n_classes), rate / max(n_classes - 1, 1), dtype=torch.float64)
     return T.fill_diagonal_(1 - rate)
 
 # %% ../nbs/02_noise.ipynb #c369ebf4
+def _is_pair(pair):
+    return isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(c, Integral) for c in pair)
+
 def pair_flips(
     n_classes: int, # C
     flips: dict | list, # {from: to} or [(from, to), ...], each class at most once as `from`
@@ -82,7 +84,9 @@ def pair_flips(
     "Each class in `flips` turns into one other class; the rest stays."
     T = symmetric(n_classes, 0)
     check_rate(rate)
-    pairs = list(flips.items()) if isinstance(flips, dict) else list(flips)
+    pairs = list(flips.items()) if isinstance(flips, dict) else flips
+    wanted = "pairs of classes, as {from: to} or [(from, to), ...]"
+    expect(isinstance(pairs, (list, tuple)) and all(_is_pair(pair) for pair in pairs), "flips", wanted, kind(flips))
     expect(len({i for i, _ in pairs}) == len(pairs), "flips", "each class at most once as the first of a pair", pairs)
     for i, j in pairs:
         expect(i != j and 0 <= min(i, j) and max(i, j) < n_classes, "flips", f"two classes in 0..{n_classes - 1}", (i, j))
@@ -109,6 +113,7 @@ def circle(
     classes: list, # class numbers, in order
 ) -> list: # [(from, to), ...]
     "Each class flips into the next, the last into the first."
+    expect(isinstance(classes, (list, tuple)) and len(classes) > 1, "classes", "a list of at least two", kind(classes))
     return list(zip(classes, [*classes[1:], classes[0]]))
 
 # %% ../nbs/02_noise.ipynb #0bdbd775
@@ -136,6 +141,7 @@ def asymmetric(
     generator: Generator | None = None, # for the kind "random_pairs" only
 ) -> Tensor: # T, (C, C), float64
     "The flips between similar classes that the papers use, by the data set's name."
+    if generator is not None: _check_generator(generator)
     if dataset == "imdb": return _imdb(rate)
     expect(dataset in FLIPS, "dataset", f"one of {[*FLIPS, 'imdb']}", repr(dataset))
     kind = kind or next(iter(FLIPS[dataset]))
@@ -170,7 +176,7 @@ def sparse(
     "Each class turns into a few random others, equally likely."
     check_rate(rate)
     stay = (1 - rate) * symmetric(n_classes, 0)
-    expect(isinstance(n_targets, Integral) and 1 <= n_targets < n_classes, "n_targets", f"a whole number in 1..{n_classes - 1}", n_targets)
+    check_count(n_targets, "n_targets", 1, n_classes - 1)
     _check_generator(generator)
     order = torch.rand(n_classes, n_classes, generator=generator, device=generator.device).cpu()
     targets = order.fill_diagonal_(2).argsort(1)[:, :n_targets]
@@ -188,11 +194,11 @@ def corrupt(
     check_labels(labels, len(T))
     _check_generator(generator)
     u = torch.rand(labels.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
-    clean, steps = labels.cpu(), T.detach().cpu().double().cumsum(1)
+    clean, steps = labels.cpu().long(), T.detach().cpu().double().cumsum(1)
     noisy = clean.clone()
     for i, row in enumerate(steps / steps[:, -1:]):
-        noisy[clean == i] = torch.searchsorted(row, u[clean == i], right=True).to(noisy.dtype)
-    return noisy.to(labels.device)
+        noisy[clean == i] = torch.searchsorted(row, u[clean == i], right=True)
+    return noisy.to(labels.device, labels.dtype)
 
 # %% ../nbs/02_noise.ipynb #a8955e00
 def realised(
@@ -201,9 +207,10 @@ def realised(
     n_classes: int, # C
 ) -> Tensor: # T as it came out, (C, C), float64
     "The share of each true class that carries each label; the identity's row for a class without samples."
+    check_count(n_classes, "n_classes")
     check_labels(clean, n_classes, "clean")
     check_labels(noisy, n_classes, "noisy")
-    expect(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}", tuple(noisy.shape))
+    expect(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}, as clean has", tuple(noisy.shape))
     pairs = clean.flatten().long() * n_classes + noisy.flatten().long()
     counts = pairs.bincount(minlength=n_classes ** 2).reshape(n_classes, n_classes).double()
     seen = counts.sum(1, keepdim=True)
@@ -216,12 +223,17 @@ def standard_error(
 ) -> Tensor: # (C, C), float64; 0 where T is 0 or 1, infinite where the class has no samples
     "How far an entry of the realised T typically lies from `T`."
     check_transition(T)
+    expect(T.ndim == 2, "T", "one matrix", f"shape {tuple(T.shape)}")
     check_labels(clean, len(T), "clean")
     counts = clean.flatten().long().bincount(minlength=len(T))
     variance = (T * (1 - T)).to(counts.device).double()
     return torch.where(variance > 0, variance / counts[:, None], 0).sqrt()
 
 # %% ../nbs/02_noise.ipynb #52b6b728
+def _check_images(x, argument):
+    expect(isinstance(x, Tensor) and not x.is_complex() and x.ndim > 1, argument, "a tensor of shape (N, ...)", kind(x))
+    expect(not x.is_floating_point() or bool(x.isfinite().all()), argument, "finite numbers", "NaN or infinity")
+
 def open_set(
     images: Tensor, # (N, ...)
     outside: Tensor, # images of no known class, (M, ...), of the same shape and dtype; each is used once at most
@@ -231,8 +243,9 @@ def open_set(
     "Replace images by others that belong to none of the classes; the labels stay."
     check_rate(rate)
     _check_generator(generator)
+    for name, x in dict(images=images, outside=outside).items(): _check_images(x, name)
     same = outside.shape[1:] == images.shape[1:] and outside.dtype == images.dtype
-    expect(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}", f"{outside.dtype} of shape {tuple(outside.shape)}")
+    expect(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}, as images have", kind(outside))
     replaced = torch.rand(len(images), generator=generator, device=generator.device) < rate
     order = torch.randperm(len(outside), generator=generator, device=generator.device)[:replaced.sum()]
     expect(len(order) == replaced.sum(), "outside", f"at least {replaced.sum()} images", len(outside))
@@ -241,6 +254,13 @@ def open_set(
     return images, replaced.to(images.device)
 
 # %% ../nbs/02_noise.ipynb #93bd2daf
+def _check_votes(votes, clean):
+    check_labels(votes, 2 ** 31, "votes")
+    expect(votes.ndim == 2 and votes.shape[1] > 0, "votes", "labels of shape (N, people)", kind(votes))
+    if clean is None: return
+    check_labels(clean, 2 ** 31, "clean")
+    expect(clean.shape == votes.shape[:1], "clean", f"shape ({len(votes)},)", kind(clean))
+
 def human(
     votes: Tensor, # labels by several people, (N, people)
     kind: str, # "random", "aggregate" or "worst"
@@ -250,6 +270,8 @@ def human(
     "One label from several people's: a random one, the majority's, or a wrong one where there is one."
     expect(kind in ("random", "aggregate", "worst"), "kind", "random, aggregate or worst", repr(kind))
     expect(kind != "worst" or clean is not None, "clean", "the true labels", clean)
+    _check_generator(generator)
+    _check_votes(votes, clean)
     score = torch.rand(votes.shape, generator=generator, device=generator.device).to(votes.device)
     if kind == "aggregate": score += (votes[:, :, None] == votes[:, None, :]).sum(-1)
     if kind == "worst": score += votes != clean[:, None]

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from . import data, generalized_cross_entropy, joint_optimization, loss_correction, nnaqc, symmetric_cross_entropy
-from .basics import expect
+from .basics import check_number, expect
 from .generalized_cross_entropy import beliefs
 from .joint_optimization import label_accuracy, labels_found
+from .losses import loss_function
 from .symmetric_cross_entropy import class_accuracy, confidence, embedding, reverse_cross_entropy, true_positives
 from .training import Method, Moment, Recipe, after, checked, kept_to, unchecked
 
@@ -151,28 +152,30 @@ def _joint(name, given):
     return joint_optimization.joint_optimization(**options, top=given["top"] if "hard" in name else None)
 
 # %% ../nbs/15_protocols.ipynb #4e493353
+@loss_function
 def forward_sl(
     logits: Tensor, # (..., B, C)
     target: Tensor, # labels, (..., B)
     T: Tensor, # noise matrix, (..., C, C)
     beta: float = 1., # weight of reverse cross entropy
     A: float = -4., # stands for log 0
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss
+) -> Tensor: # one a sample, (..., B)
     "Forward correction plus β times reverse cross entropy (Wang et al., §5.2)."
-    return loss_correction.forward_cross_entropy(logits, target, T, reduction) + beta * reverse_cross_entropy(logits, target, A, reduction)
+    check_number(beta, "beta", "[0, inf)")
+    return loss_correction.forward_cross_entropy.each(logits, target, T) + beta * reverse_cross_entropy.each(logits, target, A)
 
 # %% ../nbs/15_protocols.ipynb #c3d05970
+@loss_function
 def forward_qc(
     logits: Tensor, # (..., B, C)
     target: Tensor, # labels, (..., B)
     T: Tensor, # the true noise matrix, (..., C, C)
     alpha: float = .9, # weight of forward correction
     beta: float = .9, # weight of predictions in quasi-clustering
-    reduction: str = "mean", # "mean", "sum" or "none"
-) -> Tensor: # the loss
+) -> Tensor: # one a sample, (..., B)
     "Forward correction with quasi-clustering, “genie-aided (QC)” (Jindal et al., §4.1)."
-    corrected, clustered = loss_correction.forward_cross_entropy(logits, target, T, reduction), nnaqc.quasi_clustering(logits, target, beta, reduction)
+    check_number(alpha, "alpha", "[0, 1]")
+    corrected, clustered = loss_correction.forward_cross_entropy.each(logits, target, T), nnaqc.quasi_clustering.each(logits, target, beta)
     return alpha * corrected + (1 - alpha) * clustered
 
 # %% ../nbs/15_protocols.ipynb #cfd1f04d

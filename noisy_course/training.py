@@ -7,7 +7,7 @@ __all__ = ['SELECT', 'generator', 'Method', 'Run', 'adagrad', 'Recipe', 'Stack',
            'Group', 'take', 'take_each', 'put_each', 'built', 'ready', 'first_numbers', 'usable', 'split_rows',
            'Company', 'Moment', 'numbers_of', 'checksum', 'Trained', 'train_companies', 'shared_out', 'train_company',
            'stages', 'same_run', 'first_runs', 'first_of', 'prepared', 'rounds', 'staged', 'run_epochs', 'train_rounds',
-           'train', 'counter', 'check_runs', 'check_recipe', 'checked', 'unchecked', 'kept_to', 'after']
+           'train', 'counter', 'check_runs', 'check_epochs', 'check_recipe', 'checked', 'unchecked', 'kept_to', 'after']
 
 # %% ../nbs/04_training.ipynb #7f1bcfc3
 import time
@@ -26,11 +26,11 @@ from fastcore.basics import patch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .basics import expect, whole_file
+from .basics import expect, kind, whole_file
 from .data import Dataset, split
-from .losses import trusted
+from .losses import moved, trusted
 from .models import Dropout
-from .noise import check_transition
+from .noise import check_labels, check_transition
 
 # %% ../nbs/04_training.ipynb #f1cfb5ac
 def generator(
@@ -59,6 +59,7 @@ class Method:
     relabel: Callable | None = None # the first run's last Moment → labels that this one is trained on, (N, C)
     warm_start: bool = False # whether its network begins as the first's best
     samples: Callable | None = None # data set → (N,) bool, the samples it is trained and validated on; all if none
+    min_epochs: int = 0 # with fewer it would do nothing of its own
 
 # %% ../nbs/04_training.ipynb #9b2e278e
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,9 @@ class Run:
     split_seed: int | None = None # of the validation set; `seed` if none
     found: Tensor | None = None # (N, C) the labels that a first run found, if any
     start: dict | None = None # the state dict that its network begins with, if a first run trained it
+
+    def __post_init__(self):
+        if isinstance(self.labels, Tensor) and not self.labels.is_floating_point(): object.__setattr__(self, "labels", self.labels.long())
 
     def stream(self,
         purpose: str, # "network", "layer", "order", "dropout", "augment" or "split"
@@ -312,7 +316,7 @@ def group(self: Company,
     rows = [r for r, run in enumerate(self.runs) if run.method == method]
     expect(rows == list(range(rows[0], rows[-1] + 1)), "runs", "runs sorted by method", [run.method.name for run in self.runs])
     runs = [self.runs[r] for r in rows]
-    given = method.given(torch.stack([run.T for run in runs]).to(self.device)) if method.given else {}
+    given = method.given(moved(torch.stack([run.T for run in runs]), self.device)) if method.given else {}
     layers = [built(partial(method.layer, self.dataset.n_classes), run.stream("layer")) for run in runs] if method.layer else None
     layer = layers and Stack([one.to(self.device) for one in layers])
     state, memory = (self.stacked([make(run, self.dataset.n_classes) if make else {} for run in runs]) for make in (method.state, method.memory))
@@ -512,13 +516,14 @@ def between_epochs(self: Company) -> None:
     "Let every method that wants to update what it remembers of the samples."
     for group in self.groups:
         for k, r in enumerate(range(group.rows.start, group.rows.stop) if group.method.between else ()):
-            for n, v in group.method.between(self.moment(r)).items(): (group.state if n in group.state else group.memory)[n][k] = v
+            with trusted(): new = group.method.between(self.moment(r))
+            for n, v in new.items(): (group.state if n in group.state else group.memory)[n][k] = v
 
 @patch
 def watched(self: Company) -> dict: # name → (R,)
     "What the recipe wants to see of every run."
     if not self.recipe.watch: return {}
-    seen = [self.recipe.watch(self.moment(r)) for r in range(len(self.runs))]
+    with trusted(): seen = [self.recipe.watch(self.moment(r)) for r in range(len(self.runs))]
     return {n: torch.tensor([s[n] for s in seen], dtype=torch.float64) for n in seen[0]}
 
 # %% ../nbs/04_training.ipynb #3928cefb
@@ -880,12 +885,22 @@ def check_runs(
         for each in stages(recipe): check_recipe(each, len(usable(method, dataset)), bool(method.layer))
         needs = next((name for name in ("estimate", "relabel", "warm_start") if getattr(method, name)), None)
         expect(method.first or not needs, "method", f"a first method, as it has {needs}", f"{method.name}, which has none")
+    for method in dict.fromkeys(run.method for run in runs): check_epochs(method, recipe)
     for run in runs:
-        kind = f"{run.labels.dtype} of shape {tuple(run.labels.shape)}"
-        expect(run.labels.shape == (N,) and run.labels.dtype == torch.int64, "labels", f"int64, one for each of the {N} training inputs", kind)
-        low, high = run.labels.min().item(), run.labels.max().item()
-        expect(0 <= low and high < C, "labels", f"classes in 0..{C - 1}", f"{low}..{high}")
+        check_labels(run.labels, C)
+        expect(run.labels.shape == (N,), "labels", f"one for each of the {N} training inputs", kind(run.labels))
         if any(method.given and not method.estimate for method in stages(run.method)): check_transition(run.T, C)
+
+# %% ../nbs/04_training.ipynb #21d5508e
+def check_epochs(
+    method: Method, # with all that is trained before it
+    recipe: Recipe, # what its stages are trained with
+) -> None:
+    "Refuse a training that ends before one of its methods begins."
+    recipes = stages(recipe)
+    for k, stage in enumerate(stages(method)):
+        epochs = recipes[min(k, len(recipes) - 1)].epochs
+        expect(epochs >= stage.min_epochs, "epochs", f"at least {stage.min_epochs}, when {stage.name} first acts (or an earlier start)", epochs)
 
 # %% ../nbs/04_training.ipynb #9b4f0822
 SELECT = "valid_loss", "valid_accuracy", "valid_accuracy_clean"

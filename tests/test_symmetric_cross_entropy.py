@@ -157,7 +157,7 @@ def test_local_intrinsic_dimensionality(n, d, seed, data):
 
 def test_dimensionality_of_equal_points_is_a_number():
     assert sce.local_intrinsic_dimensionality(torch.zeros(30, 4)).isfinite().all()
-    with pytest.raises(ValueError, match="k: expected 1 to 9 neighbours, got 20"): sce.local_intrinsic_dimensionality(torch.zeros(10, 4))
+    with pytest.raises(ValueError, match="k: expected a whole number in 1..9, got 20"): sce.local_intrinsic_dimensionality(torch.zeros(10, 4))
 
 def as_published(lids, epochs):
     "Turning point and label weight as the authors of D2L find them, epoch by epoch: list of weights."
