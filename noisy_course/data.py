@@ -385,12 +385,13 @@ ASSETS = Path(noisy_course.__file__).parent/"assets"
 class Layout:
     "Files that make a data set, and how to read them."
     files: dict[str, str] # path below a root folder → checksum
-    read: Callable # what the files hold, in order → the fields of a data set
+    read: Callable | None # what the files hold, in order → the fields of a data set; None for files that are only carried
     parse: Callable = bytes # the contents of a file → what it holds
 
     def __post_init__(self):
         expect_is(self.files, dict, "files", "a dictionary, path → checksum", lambda files: all(isinstance(f, str) for f in files))
-        for name in ("read", "parse"): expect_is(getattr(self, name), Callable, name, "a function")
+        if self.read is not None: expect_is(self.read, Callable, "read", "a function, or None")
+        expect_is(self.parse, Callable, "parse", "a function")
 
     def lies_in(self, root):
         "Whether all files are there."
