@@ -254,6 +254,8 @@ def test_blocks_hear_of_the_workers_and_the_data(tmp_path, monkeypatch):
     "A block starts in the results folder, where no settings.ini and no relative folder is found."
     processes = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(Process()) or processes[0])
+    (tmp_path / "some" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOISY_COURSE_DATA", "some/data")
     monkeypatch.delenv("NOISY_COURSE_WORKERS", raising=False)
     with pytest.raises(SystemExit): run_blocks([tiny()], tmp_path, workers=7)

@@ -138,6 +138,21 @@ def test_imdb_is_encoded_once_and_a_damaged_cache_is_made_anew(tmp_path, monkeyp
     assert kept.read_bytes() != bytes(raw) and [p.name for p in (tmp_path/"cache").iterdir()] == [kept.name]
 
 
+def test_every_byte_of_what_is_kept_is_sealed(tmp_path, capsys):
+    path, made = tmp_path/"kept.npz", []
+    def make():
+        made.append(1)
+        return dict(x=np.arange(3, dtype=np.int8))
+    def harmed(i): return raw[:i] + bytes([raw[i] ^ 1]) + raw[i + 1:]
+    data.kept(path, make)
+    raw = path.read_bytes()
+    for i, bad in enumerate([*map(harmed, range(len(raw))), raw[:-1], raw + b"x", b"", pickle.dumps(1), raw[64:]]):
+        path.write_bytes(bad)
+        assert data.kept(path, make)["x"].tolist() == [0, 1, 2] and path.read_bytes() == raw and len(made) == i + 2
+    assert data.kept(path, make)["x"].tolist() == [0, 1, 2] and len(made) == i + 2
+    assert "is made anew (file: expected what was kept, got something truncated or altered)" in capsys.readouterr().err
+
+
 def test_imdb_without_a_cache_to_write_to(tmp_path, capsys):
     (tmp_path/"cache").write_text("a file in place of the folder")
     write_reviews(tmp_path, "xz")
@@ -155,6 +170,96 @@ def test_human_labels(tmp_path):
 
 
 def human_lists(name, folder): return {k: v.tolist() for k, v in data.human_labels(name, folder, check=False).items()}
+
+
+# ---- files that would run something ----
+
+class Command:
+    "Wants to make a file when it is unpickled."
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return os.mkdir, (str(self.file),)
+
+
+def harmful(path, form):
+    if form == "pt": torch.save(dict(clean_label=np.arange(3), worse_label=Command(path)), raw := io.BytesIO())
+    else: return pickle.dumps(dict(data=random_bytes(3, 3072), labels=[0, 1, 2], batch_label=Command(path)), protocol=form)
+    return raw.getvalue()
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("name, layout", [("cifar10", 0), ("cifar100", 0), ("cifar100_partial", 0), ("cifar10n", 0), ("cifar100n", 0)])
+def test_no_file_runs_anything(tmp_path, monkeypatch, name, layout, check):
+    layout = (data.LAYOUTS | data.HUMAN_LAYOUTS)[name][layout]
+    for file in layout.files: write(tmp_path/file, harmful(tmp_path/"run", "pt" if file.endswith(".pt") else 2))
+    if check:  # someone found another file with the same checksum
+        known = {tmp_path/file: checksum for file, checksum in layout.files.items()}
+        real = data.digest
+        monkeypatch.setattr(data, "digest", lambda raw, like="0" * 64: like if like in known.values() else real(raw, like))
+    with pytest.raises(ValueError, match=rf"{Path(next(iter(layout.files))).name} cannot be read .*mkdir, which was not run"):
+        data._fields(layout, tmp_path, check)
+    assert not (tmp_path/"run").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_pickles_are_read(protocol):
+    value = dict(data=random_bytes(2, 3), labels=[1, 2], name="x", raw=b"\xff\0", many=np.arange(3.), more=(1, None, True, 2.5))
+    got = data.unpickled(pickle.dumps(value, protocol=protocol)) if protocol > 2 else data.unpickled(pickle.dumps({**value, "raw": "x"}, protocol=protocol))
+    assert np.array_equal(got["data"], value["data"]) and np.array_equal(got["many"], value["many"]) and got["more"] == value["more"]
+
+
+@pytest.mark.parametrize("what", [os.system, eval, pickle.loads, np.load, np.save, Path, type, getattr, io.open, Counter, torch.load])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_whatever_else_a_pickle_names_is_refused(what, protocol):
+    with pytest.raises(ValueError, match=rf"got \S*{what.__name__}, which was not run"): data.unpickled(pickle.dumps(what, protocol=protocol))
+
+
+@given(st.data())
+def test_a_damaged_pickle_is_a_value_error(draw):
+    raw = bytearray(pickle.dumps(dict(data=random_bytes(2, 8), labels=[1, 2], names=["a", "b"]), protocol=draw.draw(st.sampled_from([2, 4, 5]))))
+    raw[draw.draw(st.integers(0, len(raw) - 1))] = draw.draw(st.integers(0, 255))
+    try: data.unpickled(bytes(raw[:draw.draw(st.integers(0, len(raw)))]))
+    except ValueError as error: assert str(error).startswith("raw: expected a pickle")
+
+
+@pytest.mark.parametrize("raw", [b"", b"text", b"PK\3\4", torch.zeros(1).numpy().tobytes(), pickle.dumps(1)])
+def test_what_is_no_file_of_torch_is_said(raw):
+    with pytest.raises(ValueError, match="^raw: expected a file of PyTorch's"): data.torch_loaded(raw)
+
+
+def test_every_checksum_is_a_sha256():
+    sums = [checksum for layouts in (data.LAYOUTS | data.HUMAN_LAYOUTS).values() for layout in layouts for checksum in layout.files.values()]
+    assert {len(checksum) for checksum in sums} == {64} and len(set(sums)) == len(sums) - 1  # the names of CIFAR-100's classes lie in two layouts
+
+
+# ---- archives ----
+
+def packed(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, raw in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(raw, bytes): member.size = len(raw)
+            else: member.type, member.linkname = tarfile.SYMTYPE, str(raw)
+            archive.addfile(member, io.BytesIO(raw) if isinstance(raw, bytes) else None)
+    return file.getvalue()
+
+
+ARCHIVED = Layout({"cifar/a": data.digest(b"first"), "cifar/b": data.digest(b"second")}, list)
+
+
+@pytest.mark.parametrize("more, message", [
+    ({}, None), ({"../outside": b"x", "/tmp/outside-of-cifar": b"x"}, None), ({"cifar/b": Path("a")}, "cifar/b: expected a plain file in the archive"),
+])
+def test_an_archive_does_not_say_where_its_files_go(tmp_path, monkeypatch, more, message):
+    raw = packed({"cifar/a": b"first", "cifar/b": b"second"} | more)
+    monkeypatch.setattr(data, "_url", lambda folder, url, file: write(folder/file, raw))
+    def fetch(checksum): return data._archive(tmp_path/"new", "https://example.invalid/cifar.tar.gz", checksum, ARCHIVED)
+    if message:
+        with pytest.raises(ValueError, match=message): fetch(data.digest(raw))
+    else:
+        fetch(data.digest(raw))
+        assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a", "b", "cifar.tar.gz"] and not Path("/tmp/outside-of-cifar").exists()
+    with pytest.raises(ValueError, match="cifar.tar.gz: truncated or altered"): fetch(data.digest(raw + b"x"))
 
 
 # ---- bad files ----
@@ -178,7 +283,7 @@ def test_a_bad_file_is_named_and_the_message_says_what_to_do(digits, file, harm)
 def test_without_checksums_a_truncated_file_is_still_no_data_set(digits):
     file = digits/"train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cannot be read .*Put good copies there"): load("mnist", digits.parent, check=False)
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz cannot be read .*Put a good copy there"): load("mnist", digits.parent, check=False)
 
 
 def test_labels_out_of_range_in_a_file_of_ones_own(tmp_path):
@@ -307,13 +412,93 @@ def test_a_tool_that_fails_is_quoted(tmp_path, tools):
 
 # ---- settings ----
 
-def test_settings(tmp_path, monkeypatch):
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    "Writes a settings file in the folder above."
     (tmp_path/"a/b").mkdir(parents=True)
-    (tmp_path/"settings.ini").write_text("[noisy_course]\n# a comment\ndata = 100%/data\nempty =\n")
+    for key in data.SETTINGS: monkeypatch.delenv(f"NOISY_COURSE_{key.upper()}", raising=False)
     monkeypatch.chdir(tmp_path/"a/b")
-    assert data.folder_setting("data") == tmp_path/"100%/data" and data.folder_setting("empty") is None
+    return lambda text: (tmp_path/"settings.ini").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_settings(tmp_path, monkeypatch, written):
+    written("[noisy_course]\n# a comment\ndata = 100%/data\nresults =\n")
+    assert data.folder_setting("data") == tmp_path/"100%/data" and data.folder_setting("results") is None
     monkeypatch.setenv("NOISY_COURSE_DATA", "elsewhere")
     assert data.folder_setting("data") == tmp_path/"a/b/elsewhere" and data.setting("data") == "elsewhere"
+    monkeypatch.setenv("NOISY_COURSE_DATA", "")
+    assert data.folder_setting("data") == tmp_path/"100%/data"
+
+
+@pytest.mark.parametrize("line, value", [
+    ("results = a/b", "a/b"), ("Results: a b", "a b"), ("  results=a  ", "a"), ("results = a # mine", "a"), ("results = a ; mine", "a"),
+    ("results = C#/a;b", "C#/a;b"), ('results = "a # b" # mine', "a # b"), ("results = 'a b'", "a b"), ("results = Anna's", "Anna's"),
+    ("results = # none", ""), ("results = ''", ""), ("; none\nresults = ä", "ä"), ("[other]\nresults = x\n[noisy_course]\nresults = y", "y"),
+    ("results = a=b:c", "a=b:c"), ("[other]\n???\nresults = 1\nresults = 2", ""),
+])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_ways_to_write_a_setting(written, line, value, mark, end):
+    written((f"{mark}[noisy_course]\n{line}\n").replace("\n", end))
+    assert data.setting("results") == value
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[DEFAULT]\nlib_name = other\nrequirements = a\n   b\nlib_name = twice\n"])
+def test_the_settings_of_another_program_are_passed_over(written, text):
+    written(text)
+    assert data.setting("scale", "laptop") == "laptop"
+
+
+@pytest.mark.parametrize("text, line, message", [
+    ("[noisy_course]\nscael = smoke", 2, "expected one of data, results, cache, scale, workers, device, got `scael`"),
+    ("[noisy_course]\ndata = a\n\nDATA = b", 4, "expected `data` once, got it again"),
+    ("[noisy_course]\n[noisy_course]\nscale = papr", 3, "scale: expected smoke, laptop or paper, got 'papr'"),
+    ("[noisy_course]\nscale = Smoke", 2, "scale: expected smoke, laptop or paper, got 'Smoke'"),
+    ("[noisy_course]\nworkers = two", 2, "workers: expected a whole number from 1 on, got 'two'"),
+    ("[noisy_course]\nworkers = 0", 2, "workers: expected a whole number from 1 on, got '0'"),
+    ("[noisy_course]\nworkers = 1.5", 2, "workers: expected a whole number from 1 on, got '1.5'"),
+    ("[noisy_course]\nworkers = -1", 2, "workers: expected a whole number from 1 on, got '-1'"),
+    ("[noisy_course]\ndevice = gpu", 2, "device: expected cpu, cuda, cuda:1, or several as in cuda:0,cuda:1, got 'gpu'"),
+    ("[noisy_course]\ndevice = cuda:0 cuda:1", 2, "device: expected cpu, cuda"),
+    ("scale = smoke", 1, r"expected `scale` below a line \[noisy_course\]"),
+    ("[noisy_corse]\nscale = smoke", 2, r"expected `scale` below a line \[noisy_course\], got it below \[noisy_corse\]"),
+    ("[noisy_course\nscale = smoke", 1, r"expected \[noisy_course\], a line `key = value`, or a comment, got '\[noisy_course'"),
+    ("[noisy_course]\nscale", 2, "a line `key = value`"), ("[noisy_course]\n= smoke", 2, "a line `key = value`"),
+    ("[noisy_course]\ndata = 'a", 2, "a line `key = value`"), ("[noisy_course]\ndata = \"a\" b", 2, "a line `key = value`"),
+    ("[noisy_course]\ndata = a\n  more", 3, "a line `key = value`"),
+    ("[noisy_course]\ndata = \xe4".encode("latin1"), 2, "expected text in UTF-8, got the byte 0xe4; save the file as UTF-8"),
+    ("[noisy_course]\n".encode("utf-16"), 1, "expected text in UTF-8, got the byte 0xff"),
+])
+def test_a_bad_line_is_named_whatever_is_asked(written, text, line, message):
+    written(text)
+    for ask in (lambda: data.setting("results"), lambda: data.folder_setting("cache"), data.check_settings, lambda: load("mnist")):
+        with pytest.raises(ValueError, match=f"settings.ini, line {line}.*{message}"): ask()
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("NOISY_COURSE_SCAEL", "smoke", "environment: expected one of NOISY_COURSE_DATA, .*got NOISY_COURSE_SCAEL"),
+    ("NOISY_COURSE_SCALE", "papr", "NOISY_COURSE_SCALE: expected smoke, laptop or paper, got 'papr'"),
+    ("NOISY_COURSE_WORKERS", "0", "NOISY_COURSE_WORKERS: expected a whole number from 1 on, got '0'"),
+])
+def test_a_bad_variable_is_named(written, monkeypatch, name, value, message):
+    written("[noisy_course]\nscale = smoke\n")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message): data.setting("device", "cpu")
+
+
+def test_the_scales_are_those_of_the_experiments():
+    from noisy_course.protocols import SCALES
+    import re
+    assert all(re.fullmatch(data.SETTINGS["scale"][0], scale) for scale in SCALES) and data.SETTINGS["scale"][0].count("|") == len(SCALES) - 1
+
+
+def test_a_folder_that_is_not_there_is_named_and_nothing_is_fetched(tmp_path, monkeypatch, written):
+    monkeypatch.setattr(data, "FETCHERS", dict(fashion_mnist=dict(net=lambda folder: pytest.fail("fetched"))))
+    with pytest.raises(ValueError, match="folder: expected a folder that is there, got .*nowhere"): load("fashion_mnist", tmp_path/"nowhere")
+    written("[noisy_course]\ndata = nowhere\n")
+    with pytest.raises(ValueError, match=f"settings.ini, line 2, data: expected a folder that is there, got {tmp_path}/nowhere"): load("fashion_mnist")
+    monkeypatch.setenv("NOISY_COURSE_DATA", "/no/where")
+    with pytest.raises(ValueError, match="NOISY_COURSE_DATA: expected a folder that is there, got /no/where"): data.check_settings()
 
 
 def test_the_named_folder_goes_before_the_settings(tmp_path, monkeypatch):
@@ -333,12 +518,12 @@ def tiny(**changes):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(train_y=torch.tensor([0., 1., 1.])), "train_y: expected an int64 tensor, got torch.float32"),
-    (dict(train_y=[0, 1, 1]), "train_y: expected an int64 tensor, got list"),
+    (dict(train_y=torch.tensor([0., 1., 1.])), r"train_y: expected a tensor of whole numbers, \(N,\) with N > 0, got a tensor of float32"),
+    (dict(train_y=[0, 1, 1]), r"train_y: expected a tensor of whole numbers, \(N,\), got \[0, 1, 1\]"),
     (dict(train_y=torch.tensor([0, -1, 1])), r"train_y: expected labels in 0\.\.1, got -1\.\.1"),
     (dict(test_y=torch.tensor([2])), r"test_y: expected labels in 0\.\.1, got 2\.\.2"),
     (dict(train_y=torch.tensor([0, 1])), "train_x: expected one input for each of 2 labels, got 3"),
-    (dict(train_y=torch.tensor([[0], [1], [1]])), r"train_y: expected shape \(N,\)"),
+    (dict(train_y=torch.tensor([[0], [1], [1]])), r"train_y: expected a tensor of whole numbers, \(N,\), got a tensor of int64, \(3, 1\)"),
     (dict(test_x=torch.zeros(0, 2), test_y=torch.zeros(0, dtype=torch.long)), "test_x: expected one input"),
 ])
 def test_bad_data_sets_are_refused(changes, message):
@@ -528,3 +713,66 @@ def test_whitening_as_matconvnet_does_it():
     turn = V @ np.diag(np.sqrt(variance.mean()) / np.maximum(np.sqrt(variance.clip(0)), 10)) @ V.T
     np.testing.assert_allclose(data.normalise(x).flatten(1), flat @ turn, rtol=2e-3, atol=2e-2)
     assert torch.equal(data.normalise(x[None])[0], data.normalise(x)) and data.to("cpu").normalise(x).shape == x.shape
+
+
+# ---- arguments ----
+
+IMAGES, LABELS = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+FILE = Layout({"f": "0" * 64}, list)
+def four(): return Dataset("four", IMAGES, LABELS, IMAGES, LABELS, ("a", "b"))
+
+CALLS = {  # every public function, and the methods, with good arguments
+    "Pixels": (Pixels, dict(mean=torch.zeros(3, 8, 8))), "Pixels()": (lambda x: Pixels()(x), dict(x=IMAGES)),
+    "Dataset": (Dataset, dict(name="d", train_x=IMAGES, train_y=LABELS, test_x=IMAGES, test_y=LABELS, classes=("a", "b"), normalise=Pixels(), extra={})),
+    "Dataset.to": (lambda device: four().to(device), dict(device="cpu")), "Dataset.head": (lambda n, n_test: four().head(n, n_test), dict(n=2, n_test=1)),
+    "Dataset.subset": (lambda n, generator: four().subset(n, generator), dict(n=2, generator=seeded())),
+    "Dataset.wrong": (lambda labels: four().wrong(labels), dict(labels=LABELS)), "check_labels": (data.check_labels, dict(y=LABELS, n_classes=2, argument="y")),
+    "Whitened": (data.Whitened, dict(mean=torch.zeros(3, 2, 2), contrast=1., turn=torch.eye(12))),
+    "Whitened()": (lambda x: data.Whitened(torch.zeros(3, 8, 8), 1.)(x), dict(x=IMAGES)),
+    "read_idx": (data.read_idx, dict(raw=bytes([0, 0, 8, 1, 0, 0, 0, 1, 5]))), "digest": (data.digest, dict(raw=b"a", like="0" * 64)),
+    "checked": (data.checked, dict(path=__file__, expected=data.digest(Path(__file__).read_bytes()), check=True)),
+    "Layout": (Layout, dict(files={}, read=list, parse=bytes)), "Layout.lies_in": (FILE.lies_in, dict(root=".")),
+    "setting": (data.setting, dict(key="data", default="")), "folder_setting": (data.folder_setting, dict(key="data")), "roots": (data.roots, dict(folder=".")),
+    "mean_image": (data.mean_image, dict(x=IMAGES)), "unpickled": (data.unpickled, dict(raw=b"N.")),
+    "torch_loaded": (data.torch_loaded, dict(raw=harmful("x", "pt")[:0], device="cpu")),
+    "words": (data.words, dict(text="a")), "vocabulary": (data.vocabulary, dict(reviews=["a"], size=10)),
+    "encode": (data.encode, dict(reviews=["a"], numbers={"a": 3}, length=4)), "kept": (data.kept, dict(path="kept", make=dict)),
+    "unpack_sheet": (data.unpack_sheet, dict(sheet=np.zeros((2, 1024, 3), np.uint8), labels=[1, 2])),
+    "load": (load, dict(name="mnist", folder=".", download=False, check=False)), "find": (data.find, dict(layouts=(FILE,), folder=".")),
+    "human_labels": (data.human_labels, dict(name="cifar10", folder=".", download=False, check=True)), "fetch": (data.fetch, dict(name="mnist", folder=".")),
+    "split": (data.split, dict(n=4, fraction=.5, generator=seeded())), "batches": (data.batches, dict(index=LABELS, size=2, generator=seeded())),
+    "shift": (data.shift, dict(x=IMAGES, down=LABELS, right=LABELS, fill="zero")), "random_crop": (data.random_crop, dict(x=IMAGES, padding=2, generator=seeded())),
+    "random_flip": (data.random_flip, dict(x=IMAGES, generator=seeded())),
+    "random_shift": (data.random_shift, dict(x=IMAGES, width=.1, height=.1, generator=seeded())),
+}
+BAD = [object(), 2 + 1j, float("nan"), -1, True, [1, "a"], {1: 2}, np.zeros((2, 2)), torch.tensor(1), torch.zeros(2, 2), None, ""]
+TAKEN = {  # what is no mistake
+    "Pixels mean None", "Layout read None", "Whitened turn None", "Dataset.head n_test None", "setting default ''", "Dataset name ''", "words text ''",
+    "checked check True", *(f"{name} folder None" for name in ("roots", "load", "find", "human_labels", "fetch")),
+    *(f"{name} {argument} True" for name in ("load", "human_labels") for argument in ("download", "check")),
+    "Pixels() x tensor(1)", "Whitened contrast tensor(1)", "check_labels argument ''",
+    *(f"{call} {torch.zeros(2, 2)}" for call in ("Pixels() x", "Pixels mean", "Whitened mean"))}
+
+
+def test_every_public_function_is_called_with_bad_arguments():
+    public = {name for name in data.__all__ if callable(getattr(data, name))}
+    assert public - set(CALLS) == {"settings_file", "cache_folder", "check_settings"}
+
+
+@pytest.mark.parametrize("name, argument", [(name, argument) for name, (_, good) in CALLS.items() for argument in good])
+def test_a_bad_argument_is_named(name, argument):
+    call, good = CALLS[name]
+    for bad in BAD:
+        if f"{name} {argument} {bad!r}" in TAKEN: continue
+        with pytest.raises(ValueError, match=rf"(^|\b){argument}: expected"): call(**good | {argument: bad})
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_whole_type_are_kept_as_int64(kind):
+    got = replace(four(), train_y=LABELS.to(kind), test_y=LABELS.to(kind))
+    assert got.train_y.dtype == got.test_y.dtype == torch.int64 and got.train_y.equal(LABELS) and not got.wrong(LABELS.to(kind)).any()
+
+
+def test_more_labels_must_be_as_many_as_the_samples():
+    with pytest.raises(ValueError, match=r"extra\['train_given'\]: expected one row for each of 4 samples, got 3"): replace(four(), extra=dict(train_given=LABELS[:3]))
+    assert replace(four(), extra=dict(train_given=LABELS, T=torch.eye(2))).head(2).extra["train_given"].equal(LABELS[:2])

@@ -193,7 +193,7 @@ def test_labels_of_clusters(monkeypatch):
     "Three images are in a wrong cluster; the result says whose features these were."
     y = torch.arange(60) % 10
     seen = torch.where(torch.arange(60) < 3, (y + 1) % 10, y)
-    monkeypatch.setattr(experiments, "pretrained_features", lambda images, cache: 20 * torch.eye(10)[seen])
+    monkeypatch.setattr(experiments, "pretrained_features", lambda images, network, cache: 20 * torch.eye(10)[seen])
     monkeypatch.setattr(experiments.data, "load", lambda name: photos(y.tolist()))
     block = tiny(paper="tanaka2018", table="figure5", dataset="cifar10", model="preact32", network="cnn4", noise="pseudo", rate=.375, samples=60, methods=("cross_entropy",), epochs=1, first_epochs=1)
     dataset = block_data(block)

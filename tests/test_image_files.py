@@ -1,4 +1,8 @@
 "Pictures on disk against the same pictures in memory, and Clothing1M in a small folder of its published layout."
+import os, shutil
+from hashlib import sha256
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,7 @@ from torchvision import models
 
 from noisy_course import experiments, image_files, protocols, training
 from noisy_course.data import Dataset
-from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels
+from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels, read_weights
 from noisy_course.loss_correction import METHODS
 from noisy_course.models import DigitCNN, initialise
 from noisy_course.noise import realised
@@ -107,7 +111,7 @@ def weights(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(models.resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
-    return imagenet_weights(folder=folder)
+    return imagenet_weights(folder=folder, check=False)
 
 def test_only_the_last_layer_is_new(weights):
     one, other = (fine_tuned(14, weights, Generator().manual_seed(seed)) for seed in (0, 1))
@@ -209,27 +213,125 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
     same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}
     assert same == {n for n in weights if int(n.split(".")[1]) < 10}
 
-def test_weights_that_cannot_be_had_are_asked_for(tmp_path, monkeypatch):
-    class Unreachable:
-        url = "https://example.invalid/net-1234.pth"
-        def get_state_dict(self, **_): raise OSError("no route to host")
-    monkeypatch.setattr(models, "get_weight", lambda name: Unreachable())
-    with pytest.raises(FileNotFoundError, match="net-1234.pth is not here and cannot be fetched .no route to host.*pretrained.*settings.ini"): imagenet_weights("any", tmp_path)
-    (tmp_path / "pretrained").mkdir()
-    torch.save(dict(a=torch.ones(1)), tmp_path / "pretrained" / "other.pth")
-    assert imagenet_weights("any", tmp_path, ["other.pth"])["a"].item() == 1
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    "No weights but those in a folder, and no way to fetch others."
+    for key in ("DATA", "CACHE"): monkeypatch.setenv(f"NOISY_COURSE_{key}", str(tmp_path / key) if key == "CACHE" else "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    def unreachable(url, *_, **__): raise OSError(f"no route to {url}")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    return tmp_path
 
-def test_features_of_whichever_weights_are_there(tmp_path, monkeypatch, weights):
-    "ResNet-50 where its weights are, else AlexNet's convolutions; the same features one by one as in a batch."
-    alexnet = models.alexnet().state_dict()
-    def local(published="ResNet50_Weights.IMAGENET1K_V1", folder=None, others=()):
-        if "ResNet" in published and not (folder / "resnet").exists(): raise FileNotFoundError("no weights")
-        return weights if "ResNet" in published else alexnet
-    monkeypatch.setattr(image_files, "imagenet_weights", local)
-    monkeypatch.setattr(image_files, "alexnet_weights", lambda folder=None: alexnet)
+@pytest.mark.parametrize("network, files", [("resnet50", "resnet50-0676ba61.pth"), ("alexnet", "alexnet-owt-7be5be79.pth or alexnet_imagenet_features.pth")])
+def test_weights_that_cannot_be_had_are_asked_for_and_no_others_are_taken(alone, network, files):
+    (alone / "pretrained").mkdir()
+    for file in ("resnet50-0676ba61.pth", "alexnet_imagenet_features.pth"):
+        if file not in files: (alone / "pretrained" / file).write_bytes(b"the other network's")
+    with pytest.raises(FileNotFoundError, match=f"^{files} is not here and cannot be fetched .no route to https://download.*pretrained.*settings.ini"):
+        image_files.feature_network(network, alone)
+
+def saved(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, file)
+    return file
+
+def test_weights_are_checked_by_the_name_of_their_file(alone):
+    mine = saved(alone / "pretrained" / "mine.pth", dict(a=torch.ones(1)))
+    begins = sha256(mine.read_bytes()).hexdigest()
+    for digits in (8, 12, 64): shutil.copy(mine, alone / f"net-{begins[:digits]}.pth")
+    for file in (mine, *alone.glob("net-*.pth")): assert read_weights(file)["a"].item() == 1
+    assert imagenet_weights(folder=alone, others=["mine.pth"])["a"].item() == 1
+    for name in ("net-00000000.pth", "resnet50-0676ba61.pth", "alexnet_imagenet_features.pth"):
+        shutil.copy(mine, alone / name)
+        with pytest.raises(ValueError, match=f"{name}: expected a file whose SHA-256 begins .*got {begins[:8]}"): read_weights(alone / name)
+        assert read_weights(alone / name, check=False)["a"].item() == 1
+    with pytest.raises(ValueError, match="resnet50-0676ba61.pth: expected"): imagenet_weights(folder=alone)
+
+def test_a_download_that_was_altered_since_is_refused(alone):
+    saved(alone / "torch" / "hub" / "checkpoints" / "resnet50-0676ba61.pth", dict(a=torch.ones(1)))
+    with pytest.raises(ValueError, match="resnet50-0676ba61.pth: expected a file whose SHA-256 begins 0676ba61"): imagenet_weights()
+
+class Command:
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return os.mkdir, (str(self.file),)
+
+@pytest.mark.parametrize("harm, message", [
+    (lambda file: file.write_bytes(b""), "cannot be read"), (lambda file: file.write_bytes(b"text"), "cannot be read"),
+    (lambda file: file.write_bytes(file.read_bytes()[:200]), "cannot be read"),
+    (lambda file: saved(file, [torch.ones(1)]), "expected a dictionary, name → tensor"), (lambda file: saved(file, dict(a=1)), "expected a dictionary, name → tensor"),
+    (lambda file: saved(file, dict(a=Command(file.parent / "run"))), r"mkdir, which was not run"),
+])
+def test_what_are_no_weights_is_said_and_not_run(alone, harm, message):
+    harm(saved(alone / "own.pth", dict(a=torch.ones(1))))
+    with pytest.raises(ValueError, match=rf"own.pth.*{message}"): read_weights(alone / "own.pth")
+    assert not (alone / "run").exists()
+
+@pytest.fixture
+def networks(alone, weights):
+    "Both networks' weights, made up."
+    saved(alone / "resnet50-0676ba61.pth", weights)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        saved(alone / "alexnet_imagenet_features.pth", {n: v for n, v in models.alexnet().state_dict().items() if n.startswith("features")})
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=Generator().manual_seed(0))
-    narrow = image_files.pretrained_features(images, tmp_path, side=64)
-    torch.testing.assert_close(narrow, image_files.pretrained_features(images, tmp_path, side=64, batch_size=1), atol=1e-4, rtol=1e-4)
-    (tmp_path / "resnet").touch()
-    wide = image_files.pretrained_features(images, tmp_path, side=64)
-    assert narrow.shape == (3, 256) and wide.shape == (3, 2048) and (narrow != 0).any() and wide.isfinite().all()
+    return lambda network, images=images, **more: image_files.pretrained_features(images, network, alone, 64, check=False, **more)
+
+def test_features_are_of_the_network_that_was_named(networks, alone):
+    "Both networks' weights are there; one by one or in a batch, the features are the same."
+    for network, width in (("alexnet", 256), ("resnet50", 2048)):
+        seen = networks(network)
+        torch.testing.assert_close(seen, networks(network, batch_size=1), atol=1e-4, rtol=1e-4)
+        assert seen.shape == (3, width) and (seen != 0).any() and seen.isfinite().all()
+    x = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    dataset = Dataset("few", x, torch.tensor([0, 1]), x, torch.tensor([0, 1]), ("a", "b"))
+    for network in ("alexnet", "resnet50"):
+        assert image_files.as_features(dataset, network, alone, check=False).extra["features"] == network
+
+def test_the_network_has_no_default_and_no_other_name(networks, alone):
+    for bad in ("ResNet50", "", None, 50):
+        with pytest.raises(ValueError, match="network: expected resnet50 or alexnet"): networks(bad)
+    with pytest.raises(TypeError, match="network"): image_files.feature_network()
+
+def test_features_are_kept_sealed(networks, tmp_path, monkeypatch, capsys):
+    cache = tmp_path / "kept"
+    seen = networks("alexnet", cache=cache)
+    (kept,) = cache.iterdir()
+    assert kept.name.startswith("alexnet-") and kept.suffix == ".npz"
+    with monkeypatch.context() as m:
+        m.setattr(image_files, "_seen", lambda *_: pytest.fail("computed again"))
+        assert torch.equal(networks("alexnet", cache=cache), seen)
+    raw = kept.read_bytes()
+    for bad in (raw[:-1], raw[:300] + bytes([raw[300] ^ 1]) + raw[301:], b""):
+        kept.write_bytes(bad)
+        assert torch.equal(networks("alexnet", cache=cache), seen) and kept.read_bytes() == raw
+    assert "is made anew" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in place of a folder")
+    assert torch.equal(networks("alexnet", cache=tmp_path / "file" / "below"), seen) and "is not kept" in capsys.readouterr().err
+
+def test_the_recorded_checksum_is_that_of_the_file_beside_the_data():
+    file = next((root / "pretrained" / "alexnet_imagenet_features.pth" for root in [Path(os.environ.get("NOISY_COURSE_DATA") or "none")]))
+    if not file.exists(): pytest.skip("no alexnet_imagenet_features.pth in a configured data folder (NOISY_COURSE_DATA)")
+    assert len(read_weights(file)) == 10 and len(read_weights(file.with_name("efficientnet-lite0-57934424.pth"))) > 10
+
+# ---- arguments ----
+
+def test_rows_are_chosen_as_in_a_tensor(tmp_path):
+    files, pixels = pictures(tmp_path, 5)
+    images, mask = ImageFiles(files, 40, 40), torch.tensor([True, False, True, True, False])
+    assert images[mask].files == [files[0], files[2], files[3]] and len(images[mask & ~mask]) == 0
+    assert torch.equal(images[mask].index_select(0, torch.arange(3)), pixels[mask])
+    for rows in (torch.tensor([5]), torch.tensor([-1]), torch.tensor([0.]), torch.tensor([True]), [0], 0, np.array([0]), None, torch.tensor(0)):
+        with pytest.raises(ValueError, match="^rows: expected"): images[rows]
+
+@pytest.mark.parametrize("line", ["images/1.jpg", "images/1.jpg x", "images/1.jpg -1", "images/1.jpg 1.5", " 3"])
+def test_a_line_without_a_class_is_named(tmp_path, line):
+    (tmp_path / "kv").write_text(f"images/0.jpg 3\n\n{line}\n")
+    with pytest.raises(ValueError, match=f"kv: expected a picture, a space and its class a line, got '{line}'"): read_labels(tmp_path / "kv")
+
+@pytest.mark.parametrize("part", ["noisy", "clean", "both"])
+@pytest.mark.parametrize("lists, labels", [(0, 2), (1, 3), (4, 3)])
+def test_a_picture_without_a_label_is_named(tmp_path, part, lists, labels):
+    shop(tmp_path)
+    with open(tmp_path / LISTS[lists], "a") as file: file.write("images/forgotten.jpg\n")
+    with pytest.raises(ValueError, match=f"{LISTS[labels]}: expected the class of images/forgotten.jpg, got none"): read_clothing1m(tmp_path, 36, 32, part)
