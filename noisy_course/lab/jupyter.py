@@ -12,6 +12,7 @@ class Notebooks(AsyncLargeFileManager):
     "The server's files, where notebooks for Python name the version that will run them."
 
     async def get(self, path, content=True, **options):
+        "A file or folder, as the browser gets it."
         model = await super().get(path, content=content, **options)
         if model["type"] != "notebook" or not content: return model
         metadata = model["content"]["metadata"]
