@@ -183,6 +183,7 @@ def test_chapter_cards(path):
 def elsewhere(tmp_path_factory):
     "A machine with the workshop's folder, as the command writes it, and the package: no repository, no settings, an empty home."
     place = tmp_path_factory.mktemp("elsewhere")
+    (place/"home").mkdir()
     subprocess.run([sys.executable, "-m", "noisy_course.workshop", place/"kit"], cwd=ROOT, check=True, capture_output=True)
     shutil.copytree(ROOT/"noisy_course", place/"package"/"noisy_course", ignore=shutil.ignore_patterns("__pycache__"))
     return place
