@@ -55,7 +55,7 @@ test: $(READY) ## every notebook at its default parameters, all tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 
 lab: $(READY) ## JupyterLab on the chapters
-	jupyter lab nbs
+	jupyter lab nbs --ServerApp.contents_manager_class=noisy_course.lab.jupyter.Notebooks
 
 bench: $(READY) ## how fast the engine is beside a plain loop; writes results/bench.json
 	$(RUN) -m noisy_course.speed
@@ -75,11 +75,11 @@ twins: $(READY) ## text twins of all notebooks, to edit
 	mkdir -p twins/experiments
 	cd nbs && for nb in *.ipynb experiments/*.ipynb; do jupytext --quiet --to py:percent --output ../twins/$${nb%.ipynb}.py $$nb; done
 
-nb: $(READY) ## take one notebook's text from its twin, export, execute, clean: make nb NB=02_noise
+nb: $(READY) ## take one notebook's text from its twin, export, execute, clean, draw its pictures: make nb NB=02_noise
 	jupytext --quiet --to ipynb --update --output nbs/$(NB).ipynb twins/$(NB).py
 	nbdev-export
 	jupyter nbconvert --to notebook --execute --inplace --log-level ERROR nbs/$(NB).ipynb
-	nbdev-clean --fname nbs/$(NB).ipynb
+	$(RUN) -m noisy_course.lab.tidy nbs/$(NB).ipynb
 
 readme: $(READY) ## README.md, from nbs/index.ipynb as it was executed
 	jupyter nbconvert --to markdown --log-level ERROR --output-dir runs/readme --output README --TagRemovePreprocessor.enabled=True \
@@ -91,7 +91,7 @@ nbs: $(READY) ## `make nb` for every notebook whose twin says something else, th
 	@for nb in $$(cd nbs && ls *.ipynb experiments/*.ipynb); do name=$${nb%.ipynb}; \
 	  if [ -f twins/$$name.py ] && ! jupytext --quiet --to py:percent --output - nbs/$$nb | cmp -s - twins/$$name.py; then $(MAKE) nb NB=$$name || exit 1; fi; done
 	nbdev-export
-	nbdev-clean
+	$(RUN) -m noisy_course.lab.tidy
 	$(MAKE) readme
 	$(RUN) -m pytest tests/test_notebooks.py
 

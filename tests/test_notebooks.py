@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 
 from noisy_course.comparison import read_results, readme_table
+from noisy_course.lab.pictures import belongs, bundles
+from noisy_course.lab.tidy import METADATA
 
 ROOT = Path(__file__).parents[1]
 NBS, PACKAGE = ROOT/"nbs", ROOT/"noisy_course"
 BIN = Path(sys.executable).parent
 notebooks = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 modules = sorted(PACKAGE.glob("[a-z]*.py"))
+laboratory = sorted((PACKAGE/"lab").glob("[a-z]*.py"))
 FLOORS = dict(basics=0, plots=1, data=2, noise=2, models=2, losses=2, training=3, image_files=3, distributed=4,
               loss_correction=4, generalized_cross_entropy=4, symmetric_cross_entropy=4, nnaqc=4, joint_optimization=4,
-              protocols=5, experiments=6, comparison=6, head_to_head=7, report=7, workshop=7, speed=7, gpu_pack=7, site=8)
+              protocols=5, experiments=6, comparison=6, head_to_head=7, report=7, workshop=7, speed=7, gpu_pack=7, site=8, lab=9)
 
 def name(path): return path.relative_to(ROOT).as_posix()
 each_notebook = pytest.mark.parametrize("path", notebooks, ids=name)
@@ -37,10 +40,10 @@ def outputs(nb): return [output for cell in code(nb) for output in cell.outputs]
 
 @each_notebook
 def test_form(path):
-    "Valid, readable by papermill, small, and every cell can be told from every other."
+    "Valid, readable by papermill, small, every cell can be told from every other, and JupyterLab finds nothing to add."
     nb = nbformat.read(path, 4)
     nbformat.validate(nb)
-    assert nb.metadata.kernelspec.name == "python3"
+    assert nb.metadata == METADATA, "run `make nbs`"
     assert path.stat().st_size <= 300 * 1024
     assert not [i for i, n in Counter(cell.id for cell in nb.cells).items() if n > 1]
 
@@ -113,20 +116,23 @@ def nbdev(folder, *command):
     assert done.returncode == 0, done.stderr
     return done
 
+TIDY = ("python", "-m", "noisy_course.lab.tidy")
+
 def test_export_and_clean_change_nothing(copy):
     before = files(ROOT)
     nbdev(copy, "nbdev-export")
-    nbdev(copy, "nbdev-clean")
+    nbdev(copy, *TIDY)
     after = files(copy)
     assert before.keys() == after.keys()
     assert [path for path in before if before[path] != after[path]] == []
 
-def test_parameters_survive_cleaning(copy):
+@pytest.mark.parametrize("command", [("nbdev-clean", "--fname"), TIDY], ids=" ".join)
+def test_parameters_survive_cleaning(copy, command):
     "A notebook whose tag was cleaned away would run with its defaults, and papermill would only warn."
     path = copy/"nbs"/"99_probe.ipynb"
     cell = nbformat.v4.new_code_cell("rate = 0.2", metadata=dict(tags=["parameters"], collapsed=True))
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    nbdev(copy, "nbdev-clean", "--fname", str(path))
+    nbdev(copy, *command, str(path))
     assert nbformat.read(path, 4).cells[0].metadata == dict(tags=["parameters"])
     path.unlink()
 
@@ -163,7 +169,7 @@ def test_imports_are_seen(tmp_path):
 def commented(path):
     with tokenize.open(path) as file: return {t.start[0] for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT}
 
-@each_module
+@pytest.mark.parametrize("path", modules + laboratory, ids=name)
 def test_documented(path):
     "Public functions and classes have a docstring of one line, and exported functions a comment for each parameter."
     tree, lines = ast.parse(path.read_text(encoding="utf-8")), commented(path)
@@ -197,6 +203,13 @@ def test_figures(path):
         shown = {k: v for k, v in figure.layout.items() if re.fullmatch(r"[xy]axis\d*", k) and v.get("visible") is not False}
         for letter in {k[0] for k in shown}: assert any(title(v) for k, v in shown.items() if k[0] == letter), title(figure.layout)
         for trace in figure.data: assert max((size(trace[k]) for k in "xyz" if trace.get(k)), default=0) <= 2_000, title(figure.layout)
+
+@each_notebook
+def test_figures_have_pictures(path):
+    "Beside each figure stands the picture that was drawn from it, for pages that know no plotly, and it is light."
+    for bundle in bundles(nbformat.read(path, 4)):
+        assert belongs(bundle), f"{title(bundle['application/vnd.plotly.v1+json'].layout)}: run `make nbs` where there is a browser"
+        assert len(bundle["image/png"]) <= 40 * 1024
 
 
 # README

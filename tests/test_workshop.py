@@ -1,5 +1,8 @@
 """The workshop: every solution passes its check, every stub fails it with a message that helps, and nothing else differs."""
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -13,6 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from noisy_course.basics import recorded
 from noisy_course.workshop import SOLUTION, check_cards, instructor, is_exercise, student, stub, write_workshop
 
 ROOT = Path(__file__).parents[1]
@@ -73,11 +77,10 @@ PROOF = """def __prove__():
 
 __prove__()"""
 
-def prover(nb):
-    """The chapter with its solutions, up to the last exercise. After each check the stub takes the solution's place, must fail
-    the check, and leaves again."""
-    handed_out, nb, cards = student(nb), deepcopy(nb), check_cards(nb)
-    del nb.cells[cards[-1].check + 1:]
+def prover(nb, handed_out=None):
+    """The chapter with its solutions. After each check the stub, as it is handed out, takes the solution's place, must fail the
+    check, and leaves again."""
+    handed_out, nb, cards = handed_out or student(nb), deepcopy(nb), check_cards(nb)
     for e in reversed(cards):
         proof = PROOF.format(stub=handed_out.cells[e.cell].source, solution=nb.cells[e.cell].source,
                              check=nb.cells[e.check].source, minutes=e.minutes.lower(), title=e.title)
@@ -176,11 +179,28 @@ def test_chapter_cards(path):
     assert 2 <= len(cards) <= 5
     for e in cards: assert e.minutes.lower() in words + [str(n) for n in range(1, 16)], e
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    "A machine with the workshop's folder, as the command writes it, and the package: no repository, no settings, an empty home."
+    place = tmp_path_factory.mktemp("elsewhere")
+    (place/"home").mkdir()
+    subprocess.run([sys.executable, "-m", "noisy_course.workshop", place/"kit"], cwd=ROOT, check=True, capture_output=True)
+    shutil.copytree(ROOT/"noisy_course", place/"package"/"noisy_course", ignore=shutil.ignore_patterns("__pycache__"))
+    return place
+
+HERE = "import noisy_course\nassert noisy_course.__file__ == {!r}, noisy_course.__file__"
+
 @chapters
-def test_chapter_proves(path, tmp_path, monkeypatch):
-    "Every solution passes its check and every stub fails it helpfully, in one run without internet and without a data folder."
-    for name in ("NOISY_COURSE_DATA", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(tmp_path/"empty"))
-    run(prover(nbformat.read(path, 4)), path.parent)
+def test_chapter_proves(path, elsewhere, monkeypatch):
+    """The instructor's copy runs to its end where it was written, without internet, repository and data folder. On the way every
+    solution passes its check, and every stub of the student's copy fails it helpfully."""
+    for name in [name for name in os.environ if name.startswith("NOISY_COURSE_")]: monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(elsewhere/"home"))
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere/"package"))
+    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.name, 4) for who in ("student", "instructor"))
+    nb = prover(full, handed_out)
+    nb.cells.insert(0, new_code_cell(HERE.format(str(elsewhere/"package"/"noisy_course"/"__init__.py"))))
+    run(nb, elsewhere/"kit"/"instructor")
 
 def test_some_chapter_has_exercises():
     assert "10_loss_correction" in [p.stem for p in CHAPTERS]
@@ -242,6 +262,10 @@ def test_card_must_be_right_above():
     with pytest.raises(ValueError, match="card of half: expected a title"): check_cards(nb)
 
 
+def write(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
 @pytest.fixture
 def chapter(tmp_path):
     (tmp_path/"nbs"/"images").mkdir(parents=True)
@@ -268,6 +292,38 @@ def test_nothing_is_half_written(chapter, tmp_path):
     nbformat.write(nb, chapter.with_name("11_bad.ipynb"))
     with pytest.raises(ValueError, match="11_bad.ipynb: card of half"): write_workshop(sorted(chapter.parent.glob("*.ipynb")), tmp_path/"out")
     assert not (tmp_path/"out").exists()
+
+def test_recorded_results_travel(chapter, tmp_path, monkeypatch):
+    "The files that a chapter asks for, and no other, stand above both copies, and are taken from there and not from further up."
+    for name in ("toy_a.parquet", "toy_b.parquet", "other.parquet"): write(tmp_path/"results"/name, "from the repository")
+    monkeypatch.chdir(tmp_path)
+    nb = lesson()
+    nb.cells.append(new_code_cell('texts = [file.read_text() for file in recorded("toy_*.parquet")]'))
+    nbformat.write(nb, chapter)
+    write_workshop([chapter], tmp_path/"kit")
+    copies = sorted((tmp_path/"kit"/"results").iterdir())
+    assert [(p.name, p.read_text()) for p in copies] == [(f"toy_{c}.parquet", "from the repository") for c in "ab"]
+    for place in copies: place.write_text("from the kit")
+    monkeypatch.chdir(tmp_path/"kit"/"student")
+    assert recorded("toy_*.parquet") == copies
+    nb.cells[-1].source = 'recorded("nowhere_*.parquet")'
+    nbformat.write(nb, chapter)
+    with pytest.raises(ValueError, match="results: expected files nowhere_"): write_workshop([chapter], tmp_path/"none")
+    assert not (tmp_path/"none").exists()
+
+def test_chapters_look_for_results_in_one_way():
+    "No chapter that is handed out names a place outside its own folder."
+    for path in CHAPTERS:
+        code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        assert [source for source in code if re.search(r"[\"']\.\./", source)] == [], path.stem
+
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/none"])
+def test_a_place_that_cannot_be_written_to(chapter, tmp_path, name):
+    "A message that names the folder, and no traceback."
+    (tmp_path/"file").write_text("in the way")
+    done = subprocess.run([sys.executable, "-m", "noisy_course.workshop", name, "--notebooks", "nbs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"folder: expected a folder that can be written to, got {name} ("), done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 def test_no_exercises(chapter, tmp_path):
     with pytest.raises(ValueError, match="notebooks: expected at least one with a cell marked"):

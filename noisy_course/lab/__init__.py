@@ -1,0 +1,1 @@
+"""The laboratory around the course: plain modules that lessons never import."""
