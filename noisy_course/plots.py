@@ -142,9 +142,9 @@ def _finish(fig, title, x_label=None, y_label=None, width=800, height=440, margi
     return fig
 
 # %% ../nbs/00_plots.ipynb #7ef8a627
-def _check_columns(frame, columns):
+def _check_columns(frame, needed, optional=()):
     expect(isinstance(frame, pd.DataFrame), "frame", "a pandas DataFrame", type(frame).__name__)
-    columns = [c for c in columns if c is not None]
+    columns = [*needed, *(c for c in optional if c is not None)]
     missing = [c for c in columns if not isinstance(c, Hashable) or c not in frame]
     expect(not missing, "frame", f"the columns {missing}", f"the columns {list(frame.columns)}")
     expect(len(frame) > 0, "frame", "at least one row", "none")
@@ -193,7 +193,7 @@ def curves(
     log_y: bool = False, # logarithmic vertical axis
 ) -> go.Figure: # one line for each value of `by`, in order of appearance
     "Lines with markers, one for each value of a column."
-    _check_columns(frame, (x, y, by, error))
+    _check_columns(frame, (x, y), (by, error))
     _check_numbers(frame, (x,), 0 if log_x else -np.inf)
     _check_numbers(frame, (y,), 0 if log_y else -np.inf)
     _check_numbers(frame, (error,))
@@ -258,7 +258,7 @@ def bars(
     error: str | None = None, # column with the half-length of the error bars
 ) -> go.Figure: # one colour and pattern for each value of `by`
     "Bars side by side, one for each value of a column, in groups."
-    _check_columns(frame, (x, y, by, error))
+    _check_columns(frame, (x, y), (by, error))
     _check_numbers(frame, (y, error))
     groups = _groups(frame, by)
     looks = method_styles(name for name, _ in groups)
@@ -284,7 +284,7 @@ def histogram(
     bins: int = 40, # number of bins over the range of all groups
 ) -> go.Figure: # one outline for each group
     "The share of samples in each bin, one outline for each group."
-    _check_columns(frame, (x, by))
+    _check_columns(frame, (x,), (by,))
     _check_numbers(frame, (x,))
     _check_count(bins, "bins")
     edges, groups = np.histogram_bin_edges(frame[x], bins), _groups(frame, by)
@@ -337,6 +337,7 @@ def matrices(
     return _finish(_matrix_axes(fig, x_label, y_label, signed), title, width=820 if columns == 2 else 570, height=110 + rows * (310 if columns == 2 else 400))
 
 def _matrix_axes(fig, x_label, y_label, signed=False):
+    for name, label in (("x_label", x_label), ("y_label", y_label)): _text(label, name)
     fig.update_xaxes(type="category", title_text=x_label, showline=False, ticks="")
     fig.update_yaxes(type="category", autorange="reversed", showline=False, ticks="").update_yaxes(title_text=y_label, col=1)
     bar = dict(title="share of the largest" if signed else "probability", thickness=12)
@@ -392,7 +393,7 @@ def ranks(
     looks = method_styles(kind for kind, _ in groups)
     fig = go.Figure([_ranked(part, kind, half, looks[kind]) for kind, part in groups])
     fig.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[pretty(name) for name in frame.index], automargin=True)
-    return _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1.06))
+    return _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1, yanchor="bottom"))
 
 # %% ../nbs/00_plots.ipynb #5eed2a34
 def _pixels(x):
@@ -509,7 +510,8 @@ def simplex(
 ) -> go.Figure: # a triangle
     "Probabilities of three classes as points in a triangle."
     expect(isinstance(groups, dict), "groups", "a dict of probabilities", type(groups).__name__)
-    expect(not isinstance(corners, str) and len(corners) == 3, "corners", "three names", corners)
+    expect(not isinstance(corners, str) and np.shape(corners) == (3,), "corners", "three names", corners)
+    _text(label, "label")
     expect(function is None or callable(function), "function", "a function of probabilities", type(function).__name__)
     ground, looks = [] if function is None else [_coloured(function, label), _outside()], method_styles(groups)
     fig = go.Figure(ground + [_edges()] + [_points(name, p, looks[name]) for name, p in groups.items()])
@@ -533,4 +535,5 @@ def landscape(
     expect(z.shape == (len(y), len(x)), "z", f"shape (Y, X) = {(len(y), len(x))}", f"shape {z.shape}")
     fig = go.Figure(go.Contour(x=x, y=y, z=z.astype(np.float32), colorscale=_scale(_BLUES[::-1]), line_width=.7,
                                contours=dict(showlabels=True, labelfont_color="#000000"), colorbar=dict(title=z_label, thickness=12)))
+    _text(z_label, "z_label")
     return _finish(fig, title, x_label, y_label, width=640, height=480)

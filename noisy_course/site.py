@@ -582,7 +582,7 @@ def _about(notebooks, folder, write):
 # %% ../nbs/25_site.ipynb #a970ae42
 MATHJAX, EXTENSIONS = files("sphinx-mathjax-offline")/"static/mathjax", "input/tex/extensions"
 SETTINGS = dict(project="noisy_course", language="en", html_title="noisy_course", html_theme="furo", extensions=["myst_nb"], nb_execution_mode="off", nb_render_markdown_format="myst",
-    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"], html_css_files=["parts.css", "site.css"], html_js_files=[(name, dict(loading_method="defer")) for name in ("report.js", "site.js")],
+    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"], html_css_files=["parts.css", "site.css"], html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
     html_show_search_summary=False, html_use_index=False, html_domain_indices=False, html_copy_source=False, html_show_sourcelink=False, html_show_copyright=False)
 
 def _equations_as_they_are(app, doctree):

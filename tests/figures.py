@@ -54,9 +54,8 @@ def box(text, x, y, size):
 
 def captions(fig):
     "Captions below images that are wider than an image, or higher than the space below it."
-    image, *texts = fig["data"]
-    if image["type"] != "image" or not texts: return
-    layout, (trace, *_) = fig["layout"], texts
+    if [trace["type"] for trace in fig["data"]] != ["image", "scatter"]: return
+    layout, trace = fig["layout"], fig["data"][1]
     x, y = numbers(trace["x"]), numbers(trace["y"])
     gaps = np.diff(np.unique(x.round(3)))
     scale = (layout["width"] - layout["margin"]["l"] - layout["margin"]["r"]) / (gaps.min() * len(np.unique(x.round(3))) if len(gaps) else layout["width"])

@@ -170,7 +170,7 @@ def test_the_eyes_see_faults():
     heat = dict(type="heatmap", z=[[0, .7]], zmin=0, zmax=1, colorscale=[[0, "#ffffff"], [1, "#08306b"]], texttemplate="%{z}")
     line = lambda name, color, dash, symbol: dict(type="scatter", name=name, line=dict(color=color, dash=dash), marker=dict(symbol=symbol))
     bad += [fig() | dict(data=data) for data in ([heat], [heat | dict(z=[[0]], text=[["-1.0"]])], [heat | dict(z=[[0]], text=[["+0.0"]])], [line("a", "#997700", "dot", "x"), line("b", "#9a7801", "dot", "star")],
-            [dict(type="image"), dict(type="scatter", x=[1, 2], y=[1, 1], text=["a caption that is wide", "b caption that is wide"], textfont=dict(size=13))])]
+            [dict(type="image"), dict(type="scatter", x=[1, 2], y=[1, 1], text=["a caption that is much too wide for a small image", "another caption that is much too wide"], textfont=dict(size=13))])]
     for one in bad: assert len(list(figures.faults(fig() | one))) == 1, one
     assert list(figures.faults(fig())) == []
 
@@ -216,7 +216,7 @@ WRONG = dict(frame=FRAMES, x=NUMBERS, y=NUMBERS, z=NUMBERS, by=["no such column"
              corners=["abc", ["p"], None, 3], function=[3, "word", lambda p: np.nan * p[..., 0], lambda p: p, lambda p: None])
 NAMED = {"Ts": "Ts|T|titles", "groups": "groups|p", "titles": "titles", "x": "x|frame", "y": "y|frame|z", "by": "frame", "error": "frame"}
 PUBLIC = {name: f for name in plots.__all__ if inspect.isfunction(f := getattr(plots, name)) and name not in ("pretty", "method_style")}
-CASES = [(name, argument, k) for name, f in PUBLIC.items() if name != "method_styles" for argument in inspect.signature(f).parameters for k in range(len(WRONG.get(argument, [])))]
+CASES = [(name, argument, k) for name, f in PUBLIC.items() if name != "method_styles" for argument in inspect.signature(f).parameters for k in range(len(WRONG.get(argument, []))) if (name, argument, k) != ("bars", "frame", 9)] # words are good groups of bars
 
 def good(name): return {p: (GOOD | OWN.get(name, {}))[p] for p in inspect.signature(PUBLIC[name]).parameters if p in GOOD | OWN.get(name, {})}
 
