@@ -100,6 +100,7 @@ def _fields(names):
     colors = method_styles(last)
     return {name: (colors[b]["color"], *_DASHES[first.index(a)]) for name, (a, b) in zip(names, parts)}
 
+# %% ../nbs/00_plots.ipynb #08f36c87
 def method_styles(
     names: Iterable[Hashable], # of all that a figure shows, in order of appearance
 ) -> dict: # name → color, dash, symbol
@@ -133,8 +134,8 @@ def _finish(fig, title, x_label=None, y_label=None, width=800, height=440, margi
     lines = textwrap.wrap(title, (width - 40) // 9) or [""]
     room = 22 * (len(lines) - 1)
     fig.for_each_trace(_shorten)
-    fig.update_layout(template=_template, title=dict(text="<br>".join(lines), font_size=17, x=.02), width=width, height=height + room,
-                      font_size=14, margin=margin | dict(t=margin["t"] + room), plot_bgcolor="white", **more)
+    fig.update_layout(template=_template, title=dict(text="<br>".join(lines), font_size=17, x=.02),
+                      width=width, height=height + room, font_size=14, margin=margin | dict(t=margin["t"] + room), plot_bgcolor="white", **more)
     for axis, label in (("x", x_label), ("y", y_label)):
         if label is None: continue
         _text(label, f"{axis}_label")
@@ -148,7 +149,9 @@ def _check_columns(frame, needed, optional=()):
     missing = [c for c in columns if not isinstance(c, Hashable) or c not in frame]
     expect(not missing, "frame", f"the columns {missing}", f"the columns {list(frame.columns)}")
     expect(len(frame) > 0, "frame", "at least one row", "none")
-    for c in columns: expect(frame[c].notna().all(), "frame", f"a value in each row of {c!r}", f"{frame[c].isna().sum()} missing")
+    for c in columns:
+        gaps = frame[c].isna().sum()
+        expect(gaps == 0, "frame", f"a value in each row of {c!r}", f"{gaps} missing")
 
 def _check_numbers(frame, columns, low=-np.inf):
     for c in (c for c in columns if c is not None):
@@ -304,7 +307,8 @@ def _scale(colors): return [[i / (len(colors) - 1), color] for i, color in enume
 def _finite(values, argument, shape):
     try: array = np.asarray(values, dtype=float)
     except (TypeError, ValueError): expect(False, argument, f"numbers, {shape}", f"{type(values).__name__} {values}"[:80])
-    expect(array.size > 0 and np.isfinite(array).all(), argument, f"finite numbers, {shape}", f"{array.size} numbers, {np.isfinite(array).sum()} finite")
+    fine = np.isfinite(array)
+    expect(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}", f"{fine.size} numbers, {fine.sum()} finite")
     return array
 
 # %% ../nbs/00_plots.ipynb #24a6a361
@@ -314,8 +318,9 @@ def _heat(T, classes, low, room):
     expect(low - 1e-5 <= T.min() and T.max() <= 1 + 1e-5, "T", f"entries in [{low}, 1]", f"{T.min():g} to {T.max():g}")
     expect(classes is None or len(classes) >= max(T.shape), "classes", f"{max(T.shape)} names", classes)
     names = lambda n: [str(c) for c in (range(n) if classes is None else classes)][:n]
+    font = dict(color="#000000", size=min(13, room // max(T.shape) // 2.6))
     return go.Heatmap(z=T, x=names(T.shape[1]), y=names(T.shape[0]), coloraxis="coloraxis", xgap=1, ygap=1,
-                      texttemplate="%{z:.2f}" if max(T.shape) <= 12 else None, textfont=dict(color="#000000", size=min(13, room // max(T.shape) // 2.6)),
+                      texttemplate="%{z:.2f}" if max(T.shape) <= 12 else None, textfont=font,
                       hovertemplate="%{y} → %{x}: %{z:.3f}<extra></extra>")
 
 # %% ../nbs/00_plots.ipynb #5868c274
@@ -329,19 +334,23 @@ def matrices(
     signed: bool = False, # entries in [-1, 1], in two colours
 ) -> go.Figure: # heat maps, two in a row
     "Matrices of probabilities side by side, the numbers in the cells."
-    for name, value in (("Ts", Ts), ("titles", titles)): expect(hasattr(value, "__len__") and not isinstance(value, str), name, "a list", type(value).__name__)
+    for name, value in (("Ts", Ts), ("titles", titles)):
+        expect(hasattr(value, "__len__") and not isinstance(value, str), name, "a list", type(value).__name__)
     expect(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one a matrix", len(titles))
     columns, rows = min(len(Ts), 2), (len(Ts) + 1) // 2
-    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=.16 / columns, vertical_spacing=.16 / rows)
-    for i, T in enumerate(Ts): fig.add_trace(_heat(T, classes, -1 if signed else 0, 400 if columns == 1 else 300), i // columns + 1, i % columns + 1)
-    return _finish(_matrix_axes(fig, x_label, y_label, signed), title, width=820 if columns == 2 else 570, height=110 + rows * (310 if columns == 2 else 400))
+    wide, side = (820, 310) if columns == 2 else (570, 400)
+    gaps = dict(horizontal_spacing=.16 / columns, vertical_spacing=.16 / rows)
+    fig = make_subplots(rows, columns, subplot_titles=titles, **gaps)
+    for i, T in enumerate(Ts): fig.add_trace(_heat(T, classes, -signed, side), i // columns + 1, i % columns + 1)
+    return _finish(_matrix_axes(fig, x_label, y_label, signed), title, width=wide, height=110 + rows * side)
 
 def _matrix_axes(fig, x_label, y_label, signed=False):
     for name, label in (("x_label", x_label), ("y_label", y_label)): _text(label, name)
     fig.update_xaxes(type="category", title_text=x_label, showline=False, ticks="")
     fig.update_yaxes(type="category", autorange="reversed", showline=False, ticks="").update_yaxes(title_text=y_label, col=1)
     bar = dict(title="share of the largest" if signed else "probability", thickness=12)
-    return fig.update_layout(coloraxis=dict(colorscale=_scale(_RED_BLUE if signed else _BLUES), cmin=-1 if signed else 0, cmax=1, colorbar=bar))
+    scale = _scale(_RED_BLUE if signed else _BLUES)
+    return fig.update_layout(coloraxis=dict(colorscale=scale, cmin=-1 if signed else 0, cmax=1, colorbar=bar))
 
 # %% ../nbs/00_plots.ipynb #4e125305
 def matrix(
@@ -369,15 +378,18 @@ def gains(
     _check_columns(frame.fillna(0) if isinstance(frame, pd.DataFrame) else frame, ())
     _check_numbers(frame.fillna(0), frame.columns)
     expect(isinstance(limit, Real) and 0 < limit < np.inf, "limit", "a number above 0", limit)
-    z = frame.to_numpy(float)
-    heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index], text=np.vectorize(_signed)(z), texttemplate="%{text}", textfont_color="#000000",
-        zmin=-limit, zmax=limit, colorscale=_scale(_RED_BLUE), xgap=1, ygap=1, hovertemplate="%{y}, %{x}: %{text}<extra></extra>", colorbar=dict(title="points", thickness=12))
+    z, look = frame.to_numpy(float), dict(texttemplate="%{text}", textfont_color="#000000", xgap=1, ygap=1)
+    look |= dict(colorscale=_scale(_RED_BLUE), zmin=-limit, zmax=limit, colorbar=dict(title="points", thickness=12))
+    heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index],
+                      text=np.vectorize(_signed)(z), hovertemplate="%{y}, %{x}: %{text}<extra></extra>", **look)
     fig = go.Figure(heat).update_yaxes(autorange="reversed", showline=False, ticks="", automargin=True).update_xaxes(side="top", showline=False, ticks="", tickangle=-35)
-    return _finish(fig, title, "setting", "method", width=820, height=190 + 24 * len(frame), margin=_margin | dict(t=170, b=20)).update_layout(font_size=12, title_y=.97, title_yanchor="top")
+    room = dict(width=820, height=190 + 24 * len(frame), margin=_margin | dict(t=170, b=20))
+    return _finish(fig, title, "setting", "method", **room).update_layout(font_size=12, title_y=.97, title_yanchor="top")
 
 def _ranked(part, kind, half, look):
-    return go.Scatter(x=part["rank"], y=[pretty(name) for name in part.index], mode="markers", name=pretty(kind), error_x=dict(array=[half] * len(part), width=0),
-        marker=dict(size=9, symbol=look["symbol"], color=look["color"]))
+    marker, names = dict(size=9, symbol=look["symbol"], color=look["color"]), [pretty(name) for name in part.index]
+    bar = dict(array=[half] * len(part), width=0)
+    return go.Scatter(x=part["rank"], y=names, mode="markers", name=pretty(kind), error_x=bar, marker=marker)
 
 def ranks(
     frame: pd.DataFrame, # names as index, a column "rank", and "kind" for the symbol
@@ -393,7 +405,8 @@ def ranks(
     looks = method_styles(kind for kind, _ in groups)
     fig = go.Figure([_ranked(part, kind, half, looks[kind]) for kind, part in groups])
     fig.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[pretty(name) for name in frame.index], automargin=True)
-    return _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame)).update_layout(legend=dict(orientation="h", y=1, yanchor="bottom"))
+    _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame))
+    return fig.update_layout(legend=dict(orientation="h", y=1, yanchor="bottom"))
 
 # %% ../nbs/00_plots.ipynb #5eed2a34
 def _pixels(x):
@@ -417,7 +430,8 @@ def _sheet(x, columns, below):
 
 # %% ../nbs/00_plots.ipynb #c3e250ee
 def _lines(captions, n):
-    expect(not isinstance(captions, str) and hasattr(captions, "__len__") and len(captions) == n, "captions", f"{n} texts, one an image", captions if isinstance(captions, str) else len(np.atleast_1d(captions)))
+    listed = hasattr(captions, "__len__") and not isinstance(captions, str)
+    expect(listed and len(captions) == n, "captions", f"{n} texts, one an image", len(captions) if listed else captions)
     return [textwrap.wrap(str(c), 10) or [""] for c in captions]
 
 def _captions(lines, columns, high, wide, below):
@@ -477,7 +491,7 @@ def _coloured(function, label):
     x, y = np.meshgrid(np.linspace(0, 1, 29), np.linspace(0, CORNERS[2, 1], 29))
     p = .94 * from_triangle(np.stack([x, y], -1)) + .02
     z = _finite(function(p), "function", "one for each (..., 3)").astype(np.float32)
-    expect(z.shape == x.shape, "function", f"values of shape {x.shape} for probabilities of shape {p.shape}", f"shape {z.shape}")
+    expect(z.shape == x.shape, "function", f"values {x.shape} for probabilities {p.shape}", f"shape {z.shape}")
     return go.Contour(x=x[0], y=y[:, 0], z=z, colorscale=_scale(_BLUES[::-1]), ncontours=14, line_width=.5, hoverinfo="skip",
                       showlegend=False, colorbar=dict(title=label, thickness=12))
 
