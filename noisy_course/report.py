@@ -168,7 +168,7 @@ def _figure(fig, note="", wide=False):
     layout["margin"]["t"] = 50 if wide else 20
     text = json.dumps(dict(data=spec["data"], layout=layout), ensure_ascii=False).replace("<", "\\u003c")
     tall = fig.layout.height if (fig.layout.height or 0) > 500 else None
-    return dict(caption=fig.layout.title.text, note=note, wide=wide, tall=tall, json=text)
+    return dict(caption=fig.layout.title.text.replace("<br>", " "), note=note, wide=wide, tall=tall, json=text)
 
 def _section(title, *text, tables=(), grids=(), figures=(), level=2, fold=False):
     return dict(title=title, text=[t for t in text if t], tables=list(tables), grids=list(grids), figures=list(figures), level=level, fold=fold)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['HEADING', 'LABELLED', 'NUMBERS', 'EQUATION', 'THEOREM', 'AUTHORS', 'DISPLAY', 'ERRATUM', 'CHECK', 'FIELDS', 'LABELS',
-           'NUMBERS_OF', 'FIGURE', 'PROMPTS', 'WELCOME', 'MATHJAX', 'SETTINGS', 'labelled', 'Piece', 'pieces',
-           'read_chapters', 'Definition', 'module', 'definitions', 'listed_numbers', 'paper_of', 'by_chapter', 'taught',
-           'mentions', 'Erratum', 'errata', 'ingredients', 'drop_ins', 'formula', 'Equation', 'equations', 'numbers',
-           'plain', 'raw', 'folded', 'table_of', 'page_of', 'chapter_page', 'by_table', 'method_page', 'equation_entry',
-           'equations_page', 'with_links', 'errata_page', 'paper_page', 'front_page', 'write_sources', 'build',
-           'write_site', 'main']
+           'NUMBERS_OF', 'FIGURE', 'PROMPTS', 'WELCOME', 'MATHJAX', 'EXTENSIONS', 'SETTINGS', 'labelled', 'Piece',
+           'pieces', 'read_chapters', 'Definition', 'module', 'definitions', 'listed_numbers', 'paper_of', 'by_chapter',
+           'taught', 'mentions', 'Erratum', 'errata', 'ingredients', 'drop_ins', 'formula', 'Equation', 'equations',
+           'numbers', 'plain', 'raw', 'folded', 'table_of', 'page_of', 'chapter_page', 'by_table', 'method_page',
+           'equation_entry', 'equations_page', 'with_links', 'errata_page', 'paper_page', 'front_page', 'write_sources',
+           'build', 'write_site', 'main']
 
 # %% ../nbs/25_site.ipynb #cf4f23ea
 import argparse, ast, inspect, io, json, re, shutil, sys
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from html import escape
 from importlib.resources import files
 from itertools import chain, count, groupby
 from pathlib import Path
@@ -364,11 +365,17 @@ def _foldable(cell):
     tags = [*cell.metadata.get("tags", []), "hide-input", *([] if closed else ["open"])]
     return nbformat.from_dict(cell | dict(source=source, metadata=dict(tags=tags, mystnb=prompts), outputs=[_drawn(o) for o in cell.outputs]))
 
+def _formula(found): return rf'<span class="math notranslate nohighlight">\({escape(found[1], quote=False)}\)</span>'
+
+def _with_formulas_in_hints(cell):
+    source = re.sub(r"<details>((?!\n\n).)*", lambda hint: re.sub(r"\$(.+?)\$", _formula, hint[0]), cell.source, flags=re.DOTALL)
+    return nbformat.from_dict(cell | dict(source=source))
+
 def chapter_page(
     nb: NotebookNode, # from `read_chapters`
 ) -> NotebookNode: # for Sphinx
     "A chapter with figures that draw themselves and code that folds."
-    cells = [_foldable(cell) if cell.cell_type == "code" else cell for cell in nb.cells]
+    cells = [_foldable(cell) if cell.cell_type == "code" else _with_formulas_in_hints(cell) for cell in nb.cells]
     return nbformat.from_dict(nb | dict(cells=[cell for cell in cells if cell.source]))
 
 # %% ../nbs/25_site.ipynb #57562ce2
@@ -573,9 +580,9 @@ def _about(notebooks, folder, write):
     return ["About <chapters/index>"]
 
 # %% ../nbs/25_site.ipynb #a970ae42
-MATHJAX = files("sphinx-mathjax-offline")/"static/mathjax/tex-svg.js"
+MATHJAX, EXTENSIONS = files("sphinx-mathjax-offline")/"static/mathjax", "input/tex/extensions"
 SETTINGS = dict(project="noisy_course", language="en", html_title="noisy_course", html_theme="furo", extensions=["myst_nb"], nb_execution_mode="off", nb_render_markdown_format="myst",
-    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"], html_css_files=["parts.css", "site.css"], html_js_files=["report.js", "site.js"],
+    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"], html_css_files=["parts.css", "site.css"], html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
     html_show_search_summary=False, html_use_index=False, html_domain_indices=False, html_copy_source=False, html_show_sourcelink=False, html_show_copyright=False)
 
 def _equations_as_they_are(app, doctree):
@@ -588,7 +595,9 @@ def _plotly_where_it_draws(app, page, template, context, doctree):
 
 # %% ../nbs/25_site.ipynb #a49fb19c
 def _assets(folder):
-    for source in (MATHJAX, ASSETS/"report/parts.css", ASSETS/"report/report.js", ASSETS/"site/site.css", ASSETS/"site/site.js"): _write(folder, source.name, source.read_text(encoding="utf-8"))
+    own = [ASSETS/name for name in ("report/parts.css", "report/report.js", "site/site.css", "site/site.js")]
+    found = {file.name: file for file in (MATHJAX/"tex-svg.js", *own)} | {f"{EXTENSIONS}/{file.name}": file for file in (MATHJAX/EXTENSIONS).iterdir()}
+    for name, file in found.items(): _write(folder, name, file.read_text(encoding="utf-8"))
     _write(folder, "plotly.min.js", get_plotlyjs())
 
 def build(

@@ -1,6 +1,10 @@
 "Plots: the look of a method, what the verbs draw, and what they refuse."
-import base64, io, subprocess, sys
+import base64, inspect, io, itertools, json, subprocess, sys
+from pathlib import Path
 
+import colours
+import figures
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -124,3 +128,111 @@ def test_matrices_of_both_signs_have_white_at_zero():
     axis = plots.matrices([np.eye(2), -np.eye(2)], ["a", "b"], "t", signed=True).layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-1, 1)
     assert (plots.matrices([np.eye(2)], ["a"], "t").layout.coloraxis.cmin) == 0
+
+
+# What a reader can read
+
+NBS = Path(__file__).parents[1]/"nbs"
+FIGURE = "application/vnd.plotly.v1+json"
+
+def stored(path):
+    "The figures in a notebook's outputs."
+    outputs = (o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", []))
+    return [json.loads(json.dumps(o.data[FIGURE])) for o in outputs if FIGURE in o.get("data", {})]
+
+WITH_FIGURES = [path for path in sorted(NBS.glob("*.ipynb")) if FIGURE in path.read_text(encoding="utf-8")]
+
+@pytest.mark.parametrize("path", WITH_FIGURES, ids=lambda path: path.stem)
+def test_the_figures_of_a_notebook_can_be_read(path): assert [fault for fig in stored(path) for fault in figures.faults(fig)] == []
+
+ANY = np.random.default_rng(0).random((12, 12))
+LONG = "A finding that takes many words " * 5
+TALL = pd.DataFrame(dict(x=[1, 9] * 9, y=[.2, .3] * 9, who=np.repeat([f"q = {q}" for q in range(9)], 2)))
+MADE = dict(
+    curves=lambda title: plots.curves(TALL, "x", "y", "who", title, "x", "y", log_x=True, log_y=True), bars=lambda title: plots.bars(TALL, "x", "y", "who", title, "x", "y"),
+    histogram=lambda title: plots.histogram(TALL, "y", "who", title, "x"), numbered_points=lambda title: plots.numbered_points(TALL.assign(c=TALL.index % 3), "x", "y", "c", title),
+    matrix=lambda title: plots.matrix(ANY, title), matrices=lambda title: plots.matrices([ANY] * 5, ["a long title of a panel"] * 5, title), signed=lambda title: plots.matrices([ANY, 2 * ANY - 1], ["a", "b"], title, signed=True),
+    gains=lambda title: plots.gains(pd.DataFrame(40 * ANY - 20, columns=[f"setting {i}" for i in range(12)]), title), ranks=lambda title: plots.ranks(pd.DataFrame(dict(rank=[1., 2], kind=["not clearly worse", "clearly worse"])), title, .5),
+    images=lambda title: plots.images(np.zeros((7, 8, 8), np.uint8), ["4 → 9, is 9: 1.000"] * 7, title, columns=5), narrow=lambda title: plots.images(np.zeros((2, 8, 8), np.uint8), ["one", "two words and more"], title, columns=2),
+    simplex=lambda title: plots.simplex({f"group {i}": np.eye(3) for i in range(6)}, title), landscape=lambda title: plots.landscape(range(12), range(12), ANY, title, "x", "y"))
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("title", ["Short", LONG.strip()])
+def test_every_verb_makes_figures_that_can_be_read(name, title):
+    fig = MADE[name](title)
+    assert list(figures.faults(json.loads(fig.to_json()))) == [] and fig.layout.title.text.replace("<br>", " ") == title
+
+def test_the_eyes_see_faults():
+    "Each fault that is looked for is found in a figure that has it."
+    fig = lambda **layout: dict(data=[], layout=dict(width=400, height=300, margin=dict(l=9, r=9, t=40, b=9), title=dict(text="x", font=dict(size=17))) | layout)
+    bad = [fig(width=821), fig(title=dict(text="x" * 60, font=dict(size=17))), fig(title=dict(text="a<br>b<br>c", font=dict(size=17))), fig(yaxis=dict(type="log")), fig(xaxis=dict(type="log", dtick="D2")),
+           fig(annotations=[dict(text="a long title", xref="paper", x=.5, y=1), dict(text="another title", xref="paper", x=.6, y=1)])]
+    heat = dict(type="heatmap", z=[[0, .7]], zmin=0, zmax=1, colorscale=[[0, "#ffffff"], [1, "#08306b"]], texttemplate="%{z}")
+    line = lambda name, color, dash, symbol: dict(type="scatter", name=name, line=dict(color=color, dash=dash), marker=dict(symbol=symbol))
+    bad += [fig() | dict(data=data) for data in ([heat], [heat | dict(z=[[0]], text=[["-1.0"]])], [heat | dict(z=[[0]], text=[["+0.0"]])], [line("a", "#997700", "dot", "x"), line("b", "#9a7801", "dot", "star")],
+            [dict(type="image"), dict(type="scatter", x=[1, 2], y=[1, 1], text=["a caption that is much too wide for a small image", "another caption that is much too wide"], textfont=dict(size=13))])]
+    for one in bad: assert len(list(figures.faults(fig() | one))) == 1, one
+    assert list(figures.faults(fig())) == []
+
+def test_the_distance_of_colours_is_that_of_its_authors():
+    "Pairs 1, 19, 21, 25 and 34 of Sharma, Wu & Dalal (2005), Table 1; and black on white is 21 to 1."
+    pairs = [((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425), ((50, 2.5, 0), (73, 25, -18), 27.1492), ((50, 2.5, 0), (58, 24, 15), 19.4535), ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644), ((2.0776, .0795, -1.135), (.9033, -.0636, -.5514), .9082)]
+    for one, two, expected in pairs: assert round(float(colours.ciede2000(one, two)), 4) == expected == round(float(colours.ciede2000(two, one)), 4)
+    assert np.isclose(colours.contrast("#000000", "#ffffff"), 21)
+
+def test_no_two_methods_look_alike():
+    for (a, one), (b, two) in itertools.combinations(plots.LOOKS.items(), 2):
+        assert colours.apart(one[0], two[0]) >= figures.TOLD_APART or one[1] != two[1] and one[2] != two[2], (a, b)
+
+@given(st.lists(st.sampled_from([*plots.LOOKS, *plots.ROLES, *(f"q = {k}" for k in range(99))]), unique=True, max_size=7))
+def test_names_that_meet_in_a_figure_never_look_alike(names):
+    "Roles are few and fixed: two of the same kind mean the same and are not asked here."
+    looks = plots.method_styles(names)
+    for a, b in itertools.combinations(names, 2):
+        if a in plots.ROLES or b in plots.ROLES: continue
+        one, two = looks[a], looks[b]
+        assert colours.apart(one["color"], two["color"]) >= figures.TOLD_APART or one["dash"] != two["dash"] and one["symbol"] != two["symbol"], (a, b)
+
+def test_known_names_keep_their_looks_in_company():
+    for name in plots.LOOKS: assert plots.method_styles(["something", name, "other"])[name] == plots.method_style(name)
+    assert plots.method_style("cross-entropy") == plots.method_style("cross_entropy")
+
+def test_fields_share_colour_and_dash():
+    looks = plots.method_styles(["given, N = 0.3", "test, N = 0.3", "given, N = 0.6", "test, N = 0.6"])
+    column = lambda what, where: {look[what] for name, look in looks.items() if where in name}
+    for part in ("0.3", "0.6"): assert len(column("color", part)) == 1 and len(column("dash", part)) == len(column("symbol", part)) == 2
+    for part in ("given", "test"): assert len(column("dash", part)) == 1 and len(column("color", part)) == 2
+
+
+# Bad arguments, to every public function
+
+GOOD = dict(frame=pd.DataFrame(dict(a=[1., 2], b=[1., 2], c=["p", "q"], d=[0, 1])), x="a", y="b", by="c", title="t", x_label="x", y_label="y", z_label="z", error="b", bins=3, classes=["p", "q"], T=np.eye(2), Ts=[np.eye(2)], titles=["t"],
+            limit=3., half=.5, captions=["p", "q"], columns=2, p=np.eye(3), points=[[.5, .2]], groups=dict(a=np.eye(3)), corners=["p", "q", "r"], function=lambda p: p[..., 0], label="loss")
+OWN = dict(numbered_points=dict(by="d"), gains=dict(frame=GOOD["frame"][["a", "b"]]), ranks=dict(frame=pd.DataFrame(dict(rank=[1., 2], kind=["p", "q"]))), images=dict(x=np.zeros((2, 4, 4), np.uint8)), landscape=dict(x=[0, 1], y=[0, 1, 2], z=np.zeros((3, 2))))
+FRAMES = [None, 3, "a", {}, [1], pd.DataFrame(), GOOD["frame"].head(0), GOOD["frame"].assign(a=np.nan, rank=np.nan), GOOD["frame"].assign(a=np.inf, rank=np.inf)[["a", "rank"]], GOOD["frame"].assign(a="word", rank="word"), GOOD["frame"][["c"]]]
+NUMBERS = ["word", None, [], np.nan, [np.nan, 1], [[np.inf, 1]], {}, [["p"]], 3]
+WRONG = dict(frame=FRAMES, x=NUMBERS, y=NUMBERS, z=NUMBERS, by=["no such column", 3, []], title=[None, 3, ["t"]], x_label=[3, ["x"]], y_label=[3], z_label=[3], label=[3], error=["c", "no such column", 3], bins=[0, -1, 2.5, "3", None], classes=[["p"], "p"], T=NUMBERS, Ts=[None, [], 3, "word", ["word"], [[]]],
+             titles=[None, [], ["a", "b"], "t", 3], limit=[0, -1, np.nan, np.inf, "3", None], half=[-1, np.nan, np.inf, "3", None], captions=["pq", ["p"], [], 3], columns=[0, -1, 2.5, "3", None], p=NUMBERS, points=NUMBERS, groups=[None, [], 3, dict(a=np.ones(2)), dict(a=np.nan), dict(a="word")],
+             corners=["abc", ["p"], None, 3], function=[3, "word", lambda p: np.nan * p[..., 0], lambda p: p, lambda p: None])
+NAMED = {"Ts": "Ts|T|titles", "groups": "groups|p", "titles": "titles", "x": "x|frame", "y": "y|frame|z", "by": "frame", "error": "frame"}
+PUBLIC = {name: f for name in plots.__all__ if inspect.isfunction(f := getattr(plots, name)) and name not in ("pretty", "method_style")}
+CASES = [(name, argument, k) for name, f in PUBLIC.items() if name != "method_styles" for argument in inspect.signature(f).parameters for k in range(len(WRONG.get(argument, []))) if (name, argument, k) != ("bars", "frame", 9)] # words are good groups of bars
+
+def good(name): return {p: (GOOD | OWN.get(name, {}))[p] for p in inspect.signature(PUBLIC[name]).parameters if p in GOOD | OWN.get(name, {})}
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "method_styles"])
+def test_good_arguments_are_taken(name): assert PUBLIC[name](**good(name)) is not None
+
+@pytest.mark.parametrize("name, argument, k", CASES)
+def test_bad_arguments_are_named(name, argument, k):
+    given_ = good(name) | {argument: WRONG[argument][k]}
+    with pytest.raises(ValueError, match=rf"^({NAMED.get(argument, argument)}): expected "): PUBLIC[name](**given_)
+
+def test_every_argument_of_a_verb_is_tried_badly():
+    "A new argument must be in WRONG, or be told here why not."
+    free = {"signed", "log_x", "log_y"} # truth values, of which any object has one
+    assert {p for name, f in PUBLIC.items() if name != "method_styles" for p in inspect.signature(f).parameters} - free <= set(WRONG)
+
+@pytest.mark.parametrize("flag, column", [("log_x", "a"), ("log_y", "b")])
+def test_logarithms_want_numbers_above_zero(flag, column):
+    with pytest.raises(ValueError, match=f"frame: expected finite numbers above 0 in '{column}', got"): plots.curves(GOOD["frame"].assign(**{column: [0., 1]}), "a", "b", None, "t", "x", "y", **{flag: True})

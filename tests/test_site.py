@@ -11,6 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from browser import CHROMIUM, needs_browser as browser
 from test_report import BLOCKS, PAPER, make, save
 
 from noisy_course import protocols
@@ -19,8 +20,6 @@ from noisy_course.site import *
 
 NBS = Path(__file__).parents[1]/"nbs"
 CHAPTERS = ["05_losses", "12_symmetric_cross_entropy"]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory): return read_results(save(make(BLOCKS[:1]), tmp_path_factory.mktemp("results")))
@@ -136,6 +135,35 @@ def test_every_link_has_a_target(site, pages):
             file = ((site/name).parent/path.partition("?")[0]).resolve() if path else site/name
             assert file.is_file(), (name, url)
             if anchor and file.suffix == ".html": assert anchor in ids[file.relative_to(site.resolve()).as_posix() if path else name], (name, url)
+
+def autoloads(script):
+    "What MathJax fetches when a formula needs it: macro or environment → extension."
+    table = re.search(r"expandable\)\(\{(.*?)\}\)", script)[1]
+    return {word: extension for extension, words in re.findall(r"(\w+):\[((?:\[[^\]]*\]|[^\[\]])*)\]", table) for word in re.findall(r'"(\w+)"', words)}
+
+def unbundled(formulas, folder):
+    "Macros, environments and \\require in formulas whose extension is not in a folder."
+    known = autoloads((MATHJAX/"input/tex/extensions/autoload.js").read_text(encoding="utf-8"))
+    words = {w for f in formulas for w in re.findall(r"\\begin\{(\w+)\}|\\([a-zA-Z]+)", f) for w in w if w}
+    needed = {known[w] for w in words if w in known} | {m for f in formulas for m in re.findall(r"\\require\{(\w+)\}", f)}
+    return {extension for extension in needed if not (folder/f"{extension}.js").is_file()}
+
+def test_no_formula_needs_an_extension_that_is_not_bundled(site, tmp_path):
+    formulas = [m for path in NBS.glob("*.ipynb") for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown" for m in re.findall(r"\$\$?(.+?)\$", cell.source, re.DOTALL)]
+    assert len(formulas) > 500 and any(r"\boldsymbol" in f for f in formulas)
+    bundled = site/"_static/input/tex/extensions"
+    assert not unbundled(formulas, bundled)
+    assert unbundled(formulas, tmp_path) >= {"boldsymbol"} and unbundled([r"\require{physics} \cancel{x} \begin{CD} a \end{CD} \alpha"], tmp_path) == {"physics", "cancel", "amscd"}
+    assert set(autoloads((bundled/"autoload.js").read_text(encoding="utf-8")).values()) <= {file.stem for file in bundled.iterdir()}
+
+def test_hints_have_their_formulas(pages):
+    hint = re.search(r"<details><summary>Hint</summary>(?:(?!</details>).)*?</details>", pages["chapters/12_symmetric_cross_entropy.html"])
+    page = pages["chapters/12_symmetric_cross_entropy.html"]
+    assert hint and not re.search(r"<details>\s*<summary>Hint</summary>[^<]*\$", page) and r"\(\frac{-\beta A}{\alpha}\,p_y\)</span>" in page
+
+def test_our_scripts_wait_for_plotly(pages):
+    order = re.findall(r'<script defer="defer" src="\.\./_static/([\w.]+?)\?', pages["tables/patrini2017_table2_curves.html"])
+    assert order == ["plotly.min.js", "report.js", "site.js"]
 
 def test_every_equation_and_figure_of_a_chapter_is_there(pages):
     for name in CHAPTERS:

@@ -1,4 +1,4 @@
-// Draws each figure when it comes into view, and offers to look at one setting or one method alone.
+// Draws each figure when it comes into view, shows which boxes scroll sideways, and offers to look at one setting or one method alone.
 "use strict";
 const plots = [...document.querySelectorAll(".plot")];
 let chosen = "";
@@ -40,7 +40,30 @@ function choosers() {
   }));
 }
 
+// A box that is cut fades at the side where there is more, and can be reached with the keyboard.
+const BOXES = [...document.querySelectorAll(".scroll, .output, .math, .table-wrapper, pre")];
+
+function sign(box) {
+  const hidden = box.scrollWidth - box.clientWidth, more = box.clientWidth > 0 && hidden > 1;
+  for (const [name, on] of Object.entries({ more, left: more && box.scrollLeft > 1, right: more && box.scrollLeft < hidden - 1 })) box.classList.toggle(name, on);
+  if (more) box.tabIndex = 0;
+}
+
+function signs() {
+  const grows = new ResizeObserver(all => all.forEach(e => sign(e.target.matches(".inside") ? e.target.parentElement : e.target)));
+  for (const box of BOXES) {
+    for (const child of box.children) child.classList.add("inside");
+    for (const part of [box, ...box.children]) grows.observe(part);
+    box.addEventListener("scroll", () => sign(box), { passive: true });
+  }
+}
+
+// The observer tells of changes only: what is in view when all is loaded is drawn then, whichever script came first.
+const near = div => { const r = div.getBoundingClientRect(); return r.height > 0 && r.top < innerHeight + 400 && r.bottom > -400; };
+
 choosers();
+signs();
 const seen = new IntersectionObserver(all => all.forEach(e => { if (e.isIntersecting) draw(e.target); }), { rootMargin: "400px" });
 plots.forEach(div => seen.observe(div));
+addEventListener("load", () => { plots.filter(near).forEach(draw); BOXES.forEach(sign); });
 addEventListener("beforeprint", () => plots.forEach(draw));
