@@ -20,6 +20,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'noisy_course.comparison._no_percentages': ( 'comparison.html#_no_percentages',
                                                                                       'noisy_course/comparison.py'),
                                          'noisy_course.comparison._of': ('comparison.html#_of', 'noisy_course/comparison.py'),
+                                         'noisy_course.comparison._of_a_block': ( 'comparison.html#_of_a_block',
+                                                                                  'noisy_course/comparison.py'),
                                          'noisy_course.comparison._once': ('comparison.html#_once', 'noisy_course/comparison.py'),
                                          'noisy_course.comparison._own_words': ('comparison.html#_own_words', 'noisy_course/comparison.py'),
                                          'noisy_course.comparison._part_text': ('comparison.html#_part_text', 'noisy_course/comparison.py'),

@@ -187,15 +187,17 @@ def _flaw(file, *version):
     try: return _flaw_of(read_file(file))
     except Exception as error: return f"cannot be read ({error})"
 
+def _of_a_block(rows): return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
+
 def _flaw_of(rows):
-    missing = [c for c in COLUMNS if c not in [*rows, *OPTIONAL, *PROVENANCE]]
+    spared = OPTIONAL if _of_a_block(rows) else [*OPTIONAL, *PROVENANCE]
+    missing = [c for c in COLUMNS if c not in [*rows, *spared]]
     if missing: return f"is without the columns {', '.join(missing)}"
     wordy = [c for c in ("rate", "value") if not pd.api.types.is_numeric_dtype(rows[c])]
     if wordy: return f"has something else than numbers in {' and '.join(wordy)}"
     if not pd.api.types.is_string_dtype(rows.metric): return "has something else than words in metric"
-    of_a_block = all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
-    rows = rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]]
-    return _no_percentages(rows) or (disagreement(rows) if of_a_block else "")
+    named, rows = _of_a_block(rows), rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]]
+    return _no_percentages(rows) or (disagreement(rows) if named else "")
 
 # %% ../nbs/21_comparison.ipynb #a4c4ca70
 def _read(file):

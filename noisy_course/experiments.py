@@ -558,7 +558,7 @@ class OwnKernel(AsyncKernelManager):
 @contextmanager
 def _notes_in(results):
     own = dict(IPYTHONDIR="ipython", JUPYTER_RUNTIME_DIR="runtime", JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data")
-    with _set({k: str(results / ".jupyter" / v) for k, v in own.items() if k not in os.environ}): yield
+    with _set({k: str(results / ".home" / v) for k, v in own.items() if k not in os.environ}): yield
 
 @contextmanager
 def _set(environment):
@@ -698,8 +698,8 @@ def _snakemake(todo, results, device, workers, profile, held):
     with whole_file(plan) as part: part.write_text(json.dumps({b.name: parameters(b, device, results) for b in todo}, indent=1))
     shutil.rmtree(results / ".snakemake", ignore_errors=True)
     where = ["--profile", str(profile_folder(profile))] if profile else ["--cores", str(workers), "--retries", "1"]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--keep-going", *where]
-    with open(results / "snakemake.log", "w") as log, _environment(workers): _watch(subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[held]), todo, results)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--keep-going", "--scheduler", "greedy", *where]
+    with open(results / "snakemake.log", "w") as log, _environment(workers, results): _watch(subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[held]), todo, results)
 
 # %% ../nbs/20_experiments.ipynb #aeb9bfc8
 def profile_folder(
@@ -711,9 +711,10 @@ def profile_folder(
     return folder.resolve()
 
 # %% ../nbs/20_experiments.ipynb #3f9c84b4
-def _environment(workers):
-    folders = dict(NOISY_COURSE_DATA=str(data.folder_setting("data") or ""), NOISY_COURSE_CACHE=str(data.cache_folder()))
-    return _set(dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NOISY_COURSE_WORKERS=str(workers)) | folders)
+def _environment(workers, results):
+    ours = dict(NOISY_COURSE_DATA=str(data.folder_setting("data") or ""), NOISY_COURSE_CACHE=str(data.cache_folder()))
+    theirs = dict(TORCH_HOME=str(Path(torch.hub.get_dir()).parent), XDG_CACHE_HOME=str(results / ".home" / "cache"))
+    return _set(dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NOISY_COURSE_WORKERS=str(workers)) | ours | theirs)
 
 # %% ../nbs/20_experiments.ipynb #41318092
 @cache
@@ -876,7 +877,8 @@ def main(
     given = parser.parse_args(argv)
     only = {k: getattr(given, k) for k in ("dataset", "model", "method", "noise", "variant", "rate")}
     try: _run_table(given, {k: v for k, v in only.items() if v is not None})
-    except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
+    except ValueError as error: raise SystemExit(str(error)) from None
+    except OSError as error: raise SystemExit(f"{error.filename or given.results}: {error.strerror}" if error.strerror else str(error)) from None
 
 def _check_options(given):
     check_workers(given.workers)

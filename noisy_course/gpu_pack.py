@@ -269,7 +269,7 @@ def run_plan(
     with lock(results / "locks" / "batch", wait=False):
         here = {name: one | dict(device=device, results=str(results)) for name, one in given.items()}
         with whole_file(results / "plan.json") as part: part.write_text(json.dumps(here, indent=1))
-        with experiments._environment(workers): _train(planned, results, ends, workers)
+        with experiments._environment(workers, results): _train(planned, results, ends, workers)
     return [results / f"{block.name}.parquet" for block in planned if not missing([block], results)]
 
 # %% ../nbs/26_gpu_pack.ipynb #9ff45812
