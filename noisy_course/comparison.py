@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'SETTING', 'CELL', 'PAPERS', 'LEAST_STD', 'KNOWS_T', 'GENIES', 'RUN', 'PROVENANCE', 'OPTIONAL', 'COLUMNS',
-           'SCALES', 'DEFINED', 'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL', 'GCE', 'JOINT',
-           'RULES', 'NAMES', 'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick', 'read_results',
-           'listed', 'span', 'cell_means', 'side_by_side', 'orderings', 'findings', 'far_cells', 'reasons', 'score',
-           'all_sides', 'identity', 'coverage', 'by_paper', 'named', 'setting_title', 'block_title', 'stand_in',
-           'readable', 'told', 'readme_table', 'number', 'papers_table', 'terminal_table']
+           'SCALES', 'DEFINED', 'CURVES', 'AWAY', 'SAID', 'OUTCOMES', 'TAUGHT', 'SIMPLE', 'FINDINGS', 'PROPOSED', 'SL',
+           'GCE', 'JOINT', 'RULES', 'NAMES', 'published_tables', 'published', 'welch', 'apart', 'highlights', 'pick',
+           'read_file', 'disagreement', 'flaw', 'read_results', 'listed', 'span', 'cell_means', 'side_by_side',
+           'orderings', 'findings', 'far_cells', 'reasons', 'score', 'all_sides', 'identity', 'coverage', 'by_paper',
+           'named', 'setting_title', 'block_title', 'stand_in', 'readable', 'told', 'readme_table', 'number',
+           'papers_table', 'terminal_table']
 
 # %% ../nbs/21_comparison.ipynb #5e926914
 import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
@@ -123,13 +125,89 @@ def _tidy(frame):
     return frame.assign(**numbers | words | dict(rate=numbers["rate"].round(6)))
 
 # %% ../nbs/21_comparison.ipynb #c2388e6c
+def read_file(
+    file: str | Path, # parquet
+) -> pd.DataFrame:
+    "A parquet file, its pages held against their checksums."
+    return pd.read_parquet(file, page_checksum_verification=True)
+
+def _no_percentages(rows):
+    accuracies = rows[rows.metric.str.startswith("accuracy") | rows.metric.isin(["test_accuracy", "valid_accuracy"])]
+    odd = accuracies[~accuracies.value.between(0, 100)]
+    return f"says {odd.value.iloc[0]:g} for {_whose(odd.iloc[0])}, which is no percentage" if len(odd) else ""
+
+def _whose(row): return f"{row.method}'s seed {row.seed}, {row.metric}"
+
+# %% ../nbs/21_comparison.ipynb #4267ed2e
+CURVES = ["test_accuracy", "valid_loss", "valid_accuracy", "valid_accuracy_clean"]
+
+def _reported_epochs(wide, runs):
+    "The rows of the epochs at which a run's accuracies are read, by their names."
+    lowest = lambda column: wide.loc[column.sort_values(kind="stable").index].drop_duplicates(runs)
+    yield "accuracy", lowest(wide.valid_loss.fillna(np.inf))
+    yield "accuracy_last", wide.drop_duplicates(runs, keep="last")
+    for best in [c for c in CURVES[2:] if c in wide]: yield f"accuracy_best_{best}", lowest(-wide[best])
+
+def _own_words(rows, runs):
+    "The accuracies a file reports, each beside the point of the curve that it should be."
+    wide = rows[rows.metric.isin(CURVES)].pivot(index=[*runs, "epoch"], columns="metric", values="value").reset_index()
+    points = [part[[*runs, "epoch", "test_accuracy"]].assign(metric=name) for name, part in _reported_epochs(wide, runs)]
+    single = rows[rows.epoch.isna()].drop(columns="epoch")
+    return single.merge(pd.concat(points), how="right", on=[*runs, "metric"])
+
+# %% ../nbs/21_comparison.ipynb #229c3228
+def disagreement(
+    rows: pd.DataFrame, # of a block's file
+) -> str: # empty if there is none
+    "Where the accuracies that a block reports are not the points of its curves."
+    rows = rows[rows.metric.isin(CURVES) | rows.metric.str.startswith("accuracy")]
+    runs = ["method", "seed", *(c for c in RUN if c in rows and c not in ("method", "seed") and rows[c].nunique(dropna=False) > 1)]
+    rows = rows.reindex(columns=[*runs, "metric", "epoch", "value", "epoch_chosen"])
+    twice = rows[rows.duplicated([*runs, "metric", "epoch"])]
+    if len(twice): return f"says {_whose(twice.iloc[0])}, epoch {twice.epoch.iloc[0]} twice"
+    if not set(CURVES[:2]) <= set(rows.metric): return f"lacks curves of {' and '.join(CURVES[:2])}"
+    both = _own_words(rows, runs)
+    other = both[both.value != both.test_accuracy]
+    if len(other):
+        one = other.iloc[0]
+        return f"says {one.value:g} for {_whose(one)}; its curve has {one.test_accuracy:g} there, after epoch {one.epoch}"
+    chosen = both.assign(chosen=both.epoch == both.epoch_chosen).groupby(runs).chosen.any()
+    return "" if chosen.all() else f"reports an epoch of {' '.join(map(str, chosen.idxmin()))} that is neither the best nor the last"
+
+# %% ../nbs/21_comparison.ipynb #a145a541
+def flaw(
+    file: str | Path, # a result
+) -> str: # e.g. "cannot be read (…)"; empty if there is none
+    "What is wrong with a result file."
+    there = Path(file).stat()
+    return _flaw(str(file), there.st_size, there.st_mtime_ns)
+
+@cache
+def _flaw(file, *version):
+    try: return _flaw_of(read_file(file))
+    except Exception as error: return f"cannot be read ({error})"
+
+def _of_a_block(rows): return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
+
+def _flaw_of(rows):
+    spared = OPTIONAL if _of_a_block(rows) else [*OPTIONAL, *PROVENANCE]
+    missing = [c for c in COLUMNS if c not in [*rows, *spared]]
+    if missing: return f"is without the columns {', '.join(missing)}"
+    wordy = [c for c in ("rate", "value") if not pd.api.types.is_numeric_dtype(rows[c])]
+    if wordy: return f"has something else than numbers in {' and '.join(wordy)}"
+    if not pd.api.types.is_string_dtype(rows.metric): return "has something else than words in metric"
+    named, rows = _of_a_block(rows), rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]]
+    return _no_percentages(rows) or (disagreement(rows) if named else "")
+
+# %% ../nbs/21_comparison.ipynb #a4c4ca70
 def _read(file):
-    try: frame = pd.read_parquet(file)
-    except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); move it away and run again") from error
-    missing = [c for c in COLUMNS if c not in [*frame, *OPTIONAL, *PROVENANCE]]
-    expect(not missing, "folders", "files of results", f"{file} without the columns {', '.join(missing)}; move it away")
-    try: return _tidy(frame).assign(file=str(file))
-    except (ValueError, TypeError) as error: raise ValueError(f"folders: expected numbers in rate and value, got {file} ({error})") from error
+    try: frame = read_file(file)
+    except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); {AWAY}") from error
+    found = _flaw_of(frame)
+    expect(not found, "folders", "sound results, with numbers in rate and value", f"{file}, which {found}; {AWAY}")
+    return _tidy(frame).assign(file=str(file))
+
+AWAY = "delete it or move it away, and train it again"
 
 def _first(frame, keys, column): return frame[column] == frame.groupby(keys, dropna=False)[column].transform("first")
 

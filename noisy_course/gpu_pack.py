@@ -11,7 +11,9 @@ __all__ = ['FIRST', 'OFFICIAL', 'AT_HOME', 'TORCHVISION', 'COURSE', 'SCRIPT', 'O
 # %% ../nbs/26_gpu_pack.ipynb #0d21deeb
 import argparse
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -42,8 +44,8 @@ from tqdm import tqdm
 import noisy_course
 from . import data, experiments
 from .basics import expect, whole_file
-from .comparison import published_tables
-from .experiments import Block, block_from, blocks, data_of, lock, missing, parameters, plan, tree
+from .comparison import flaw, published_tables, read_file
+from .experiments import Block, block_from, blocks, check_device, check_workers, data_of, lock, missing, parameters, plan, set_aside, tree
 from .protocols import TABLES
 
 # %% ../nbs/26_gpu_pack.ipynb #ea32d30b
@@ -196,7 +198,7 @@ def _written(path, raw):
 
 # %% ../nbs/26_gpu_pack.ipynb #04c0f1a9
 COURSE = Path(noisy_course.__file__).parent.parent
-SCRIPT = experiments.NOTEBOOK.parent / "run_pack.py"
+SCRIPT = experiments.WORKFLOW / "run_pack.py"
 
 def copy_course(
     folder: Path, # to write to
@@ -261,17 +263,19 @@ def run_plan(
     workers: int = 1, # blocks at a time
 ) -> list: # result files of the plan
     "Train a plan's missing blocks, the most valuable first, until the time is over."
+    check_workers(workers)
     results, ends, given = Path(results).resolve(), time.monotonic() + 60 * minutes - LAST, json.loads(Path(file).read_text())
     planned = [block_from(one, set())[0] for one in given.values()]
     with lock(results / "locks" / "batch", wait=False):
         here = {name: one | dict(device=device, results=str(results)) for name, one in given.items()}
         with whole_file(results / "plan.json") as part: part.write_text(json.dumps(here, indent=1))
-        with experiments._environment(workers): _train(planned, results, ends, workers)
+        with experiments._environment(workers, results): _train(planned, results, ends, workers)
     return [results / f"{block.name}.parquet" for block in planned if not missing([block], results)]
 
 # %% ../nbs/26_gpu_pack.ipynb #9ff45812
 def _train(planned, results, ends, workers):
     todo, running = missing(planned, results), {}
+    set_aside(todo, results)
     waiting = list(todo)
     with tqdm(desc=_clock(ends), unit="run-epoch", smoothing=.05, mininterval=1 if sys.stderr.isatty() else 20) as bar:
         try:
@@ -293,7 +297,7 @@ def _look(todo, results, running, bar, ends):
         bar.write(f"{_clock(ends)}: {name} {outcome}")
 
 # %% ../nbs/26_gpu_pack.ipynb #d9f4bbe9
-PRCTL = getattr(CDLL(None), "prctl", None)
+PRCTL = getattr(CDLL(None), "prctl", None) if sys.platform == "linux" else None
 LAST, TRAIN = 30., "import sys; from noisy_course.experiments import execute_planned; execute_planned(*sys.argv[1:])"
 
 def _start(block, results, running, bar, ends):
@@ -330,12 +334,12 @@ def fault(
     file: Path, # a result
 ) -> str: # empty if there is none
     "Why a result file cannot be taken over."
-    try: rows = pd.read_parquet(file)
+    try: rows = read_file(file)
     except Exception as error: return f"cannot be read ({error})"
     try: block = defined_block(rows)
     except (AttributeError, KeyError, TypeError, ValueError) as error: return f"is no result of one block ({error})"
     if {block.name} != {file.stem} | set(rows.block): return f"is not what its name says: its rows define {block.name}"
-    return _gaps(rows, block) or _origin(rows)
+    return _gaps(rows, block) or flaw(file) or _origin(rows)
 
 # %% ../nbs/26_gpu_pack.ipynb #d39d23d2
 REPORTED, CURVES = ("accuracy", "accuracy_last"), ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
@@ -397,13 +401,24 @@ def main(
     run("--device", default="")
     run("--workers", type=int, default=1)
     back("folder", type=Path, help="that came back")
-    back("--to", type=Path, default=COURSE / "results", help="folder to add to")
+    back("--to", type=Path, default=_published(), help="folder to add to")
     given = parser.parse_args(argv)
     try: dict(pack=_pack, run=_run, **{"import": _import})[given.command](given)
-    except ValueError as error: raise SystemExit(str(error)) from None
+    except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
+
+def _published(): return COURSE / "results" if (COURSE / "results").is_dir() else experiments.results_folder()
 
 # %% ../nbs/26_gpu_pack.ipynb #87b45330
+def _check_pack(given):
+    for name in ("minutes", "megabytes"):
+        expect(0 < getattr(given, name) < math.inf, name, "a number above 0", getattr(given, name))
+    python = re.fullmatch(r"3\.(\d+)", given.python)
+    expect(python and int(python[1]) >= 10, "python", "a version from 3.10 on, as 3.12", repr(given.python))
+    expect(given.machine in ("x86_64", "aarch64"), "machine", "x86_64 or aarch64", repr(given.machine))
+
+# %% ../nbs/26_gpu_pack.ipynb #52f83fa1
 def _pack(given):
+    _check_pack(given)
     said = tree()
     expect(not said["dirty"] and said["commit"] != "unknown", "tree", "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
     todo = most_valuable([COURSE / "results", experiments.results_folder()], given.scale)
@@ -415,6 +430,8 @@ def _pack(given):
 def _run(given):
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if stop == signal.SIGINT or signal.getsignal(stop) != signal.SIG_IGN: signal.signal(stop, signal.default_int_handler)
+    expect(math.isfinite(given.until), "until", "seconds since 1970", given.until)
+    if given.device: check_device(given.device)
     expect(given.device or torch.cuda.is_available(), "device", "a GPU that PyTorch can use (--device cpu trains without one)", "none")
     for name in data.LAYOUTS | data.HUMAN_LAYOUTS:
         if (given.work / name).is_dir() and not place_of(name): unpack_data(name, given.work / name, given.work / "data")

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,12 +27,14 @@ from noisy_course import experiments, protocols, training
 from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
 from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.comparison import ASSETS, published, published_tables
+from noisy_course.comparison import ASSETS, flaw, published, published_tables, read_file, read_results
 from noisy_course.data import Dataset
 
 TABLE2 = ("patrini2017", "table2")
 COLUMNS = {"paper", "table", "dataset", "model", "method", "noise", "rate", "samples", "seed", "scale", "block", "metric", "epoch", "value", "commit",
            "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"}
+
+COLUMNS_SAID = sorted(COLUMNS - {"commit", "torch", "python", "machine"})
 
 def tiny(**changes):
     "A block of a second: cross-entropy, and forward correction with an estimate, on 300 digits."
@@ -319,6 +322,34 @@ def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fi
 def test_the_name_changes_with_every_field(field):
     assert tiny(**{field: CHANGES[field]}).name != tiny().name == tiny().name
 
+BAD = dict(paper=["patrini"], table=["table3"], dataset=["minst", "cifar100_partial"], model=["mpl", ""], noise=["asymetric", ""], scale=["Paper", ""],
+           precision=["fp16", ""], network=["mpl"], decay=["wieghts", ""], flips=["x", "circle"], outside=["mnst"], inputs=["whitend"], prior=["label"], variant=["a/b", "x" * 101, "{x}"],
+           rate=[-.1, 1.1], samples=[-1, 2.5, 1e9], epochs=[0, -1, 1.5, True, "3"], dropout=[-.1, 1.], percentile=[-1, 101], clip=[-.1, 1], q=[0, 1.1], prune_start=[-1, .5],
+           prune_every=[-1], alpha=[-1, np.inf], beta=[-1, np.inf], A=[0, 1, -np.inf], lr=[-.1, np.inf], first_epochs=[-1], label_start=[-1], label_stop=[-1], top=[-1], checked=[-.1, 1.1],
+           methods=["forward", (), ["forward"], ("foreward",), ("forward", "forward"), (1,)], seeds=[1, (), [0], (0, 0), (-1,), (.5,), ("0",), (True,)])
+NUMERIC = [f.name for f in fields(Block) if f.type in (int, float)]
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_block_that_means_nothing_cannot_be_made(field):
+    "By nobody: not by a person, not from papermill's parameters; the message names the field."
+    for bad in [*BAD[field], None, *([np.nan, "x", True, 1j] if field in NUMERIC else [7])]:
+        asked = "table" if field == "paper" and isinstance(bad, str) else field
+        for make in (lambda: tiny(**{field: bad}), lambda: block_from(parameters(tiny(), "cpu", "") | {field: bad, "block_name": ""}, set())):
+            if isinstance(bad, list) and make.__code__.co_names[:1] == ("block_from",): continue # papermill's lists are tuples
+            with pytest.raises(ValueError, match=f"^{asked}: expected .*, got "): make()
+
+def test_open_set_noise_needs_images_from_outside():
+    with pytest.raises(ValueError, match="^outside: expected one of mnist"): tiny(noise="open_set")
+
+def test_whole_numbers_and_numpys_make_the_same_block():
+    assert tiny(rate=1) == tiny(rate=1.) and tiny(rate=1).name == tiny(rate=1.).name == tiny(rate=np.float64(1)).name
+    assert tiny(epochs=np.int64(3), seeds=(np.int64(4),)).name == tiny(epochs=3, seeds=(4,)).name
+
+def test_published_results_are_of_blocks_that_can_be_made():
+    files = sorted((Path(__file__).parents[1] / "results").glob("*.parquet"))
+    names = {block.name for block in every_block} | {block.name for key in TABLES for scale in SCALES for block in blocks(plan(*key, scale, "bf16"))}
+    assert {file.stem for file in files} <= names
+
 def test_the_order_of_methods_and_seeds_is_part_of_the_name():
     assert tiny(seeds=(0, 1)).name != tiny(seeds=(1, 0)).name
 
@@ -463,6 +494,50 @@ def test_a_result_survives_its_file(tmp_path, rows):
     path = write_result(rows, tmp_path)
     assert path == tmp_path / f"{tiny().name}.parquet"
     pd.testing.assert_frame_equal(pd.read_parquet(path), rows)
+
+def flawed(rows):
+    one = (rows.method == "cross_entropy") & (rows.metric == "accuracy")
+    at = lambda metric: (rows.method == "cross_entropy") & (rows.metric == metric)
+    yield rows.assign(value=rows.value.mask(one, 99.9)), "says 99.9 for cross_entropy's seed 0, accuracy; its curve has"
+    yield rows.assign(value=rows.value.mask(one, 1e9)), "says 1e\\+09 for cross_entropy's seed 0, accuracy, which is no percentage"
+    yield rows.assign(value=rows.value.mask(rows.metric == "accuracy")), "says nan for cross_entropy's seed 0, accuracy, which is no percentage"
+    yield rows.assign(value=rows.value.mask(at("accuracy_best_valid_accuracy"), 1.)), "says 1 for cross_entropy's seed 0, accuracy_best_valid_accuracy"
+    yield rows.assign(value=rows.value.mask(at("test_accuracy") & (rows.epoch == 2), 1.)), "its curve has 1 there, after epoch 2"
+    yield rows.assign(epoch_chosen=7), "reports an epoch of cross_entropy 0 that is neither the best nor the last"
+    yield rows[~rows.metric.str.startswith("valid_loss")], "lacks curves of test_accuracy and valid_loss"
+    yield pd.concat([rows, rows[one]]), "says cross_entropy's seed 0, accuracy, epoch <NA> twice"
+    yield rows[~one], "says nan for cross_entropy's seed 0, accuracy; its curve has"
+    yield rows.drop(columns="method"), "is without the columns method"
+    yield rows.assign(value="high"), "has something else than numbers in value"
+
+def test_a_result_that_contradicts_itself_is_not_read(tmp_path, rows):
+    for i, (bad, why) in enumerate(flawed(rows)):
+        file = write_result(bad, tmp_path / str(i))
+        assert re.search(why, flaw(file)), flaw(file)
+        with pytest.raises(ValueError, match=f"^folders: expected .*{file.name}.*; delete it or move it away, and train it again"): read_results(tmp_path / str(i))
+        assert missing([tiny()], tmp_path / str(i)) == [tiny()]
+    assert i == 10 and flaw(write_result(rows, tmp_path)) == ""
+
+def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path, rows):
+    "In the pages by their checksums; a byte of the description that is not understood has no meaning."
+    file = write_result(rows, tmp_path)
+    raw, rng, found = file.read_bytes(), np.random.default_rng(0), 0
+    for i in rng.choice(len(raw), 60, replace=False):
+        file.write_bytes(raw[:i] + bytes([raw[i] ^ 1 << rng.integers(8)]) + raw[i + 1:])
+        if flaw(file): found += 1
+        else: pd.testing.assert_frame_equal(read_file(file)[COLUMNS_SAID], rows[COLUMNS_SAID])
+    assert found > 20
+
+def test_a_truncated_result_is_trained_again(tmp_path, monkeypatch, rows, capsys):
+    file, started = write_result(rows, tmp_path), []
+    whole = file.read_bytes()
+    for raw in (whole[:-100], b"", b"no table"):
+        file.write_bytes(raw)
+        assert missing([tiny()], tmp_path) == [tiny()]
+    monkeypatch.setattr(experiments, "_snakemake", lambda todo, *_: started.append((todo, file.exists())))
+    run_blocks([tiny()], tmp_path)
+    assert started == [([tiny()], False)] and file.with_suffix(".damaged").read_bytes() == b"no table"
+    assert re.search(f"{file.name} cannot be read .*; it is trained again, and kept as {file.stem}.damaged", capsys.readouterr().err)
 
 def test_a_run_that_diverged_has_a_result_too(monkeypatch):
     lost = replace(METHODS["savage"], name="lost", loss=lambda *args, **more: METHODS["savage"].loss(*args, **more) * torch.inf)
@@ -616,6 +691,37 @@ def test_the_plan_is_told(capsys, tmp_path):
 def test_a_misspelt_word_is_told_without_a_traceback(tmp_path, words, message):
     with pytest.raises(SystemExit, match=f"^{message}"): main([*TABLE2, "--results", str(tmp_path), "--plan", *words])
 
+@pytest.mark.parametrize("plan_only", [[], ["--plan"]])
+@pytest.mark.parametrize("words, message", [
+    (["--workers", "0"], "workers: expected 1 to"), (["--workers", "-1"], "workers: expected 1 to"), (["--workers", "1000"], "workers: expected 1 to .*, got 1000"),
+    (["--device", "gpu"], "device: expected cpu, cuda"), (["--device", "cuda:x"], "device: expected cpu, cuda"), (["--device", "cuda,cpu"], "device: expected"), (["--device", ""], "device: expected"),
+    (["--profile", "nowhere"], "profile: expected"), (["--precision", "fp8"], "precision: expected"), (["--rate", "nan"], "rate: expected"), (["--results", __file__], "results: expected a folder")])
+def test_a_bad_option_is_told_in_one_line(tmp_path, monkeypatch, words, message, plan_only):
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(SystemExit, match=f"^{message}"): main([*TABLE2, "--results", str(tmp_path), *words, *plan_only])
+
+def test_a_plan_for_a_gpu_that_is_not_here_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path), "--plan", "--device", "cuda"])
+    assert capsys.readouterr().out.startswith("device: this machine has no GPU that PyTorch can use, so cuda is planned for another machine")
+    with pytest.raises(SystemExit, match="^device: expected a GPU"): main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path), "--device", "cuda"])
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(experiments, "_snakemake", full)
+    with pytest.raises(SystemExit, match=f"^{re.escape(str(tmp_path))}: No space left on device$"): main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path)])
+
+def test_without_fcntl_all_can_be_imported_and_only_batches_are_refused(tmp_path):
+    "As on Windows."
+    code = """if True:
+        import sys
+        sys.modules["fcntl"] = None
+        from noisy_course import experiments, gpu_pack, report, site, speed
+        try: experiments.run_blocks(experiments.blocks(experiments.plan("patrini2017", "table2", "smoke", dataset="mnist")), sys.argv[1])
+        except ValueError as error: print(error)"""
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("system: expected Linux or macOS, with whose locks a batch works (on Windows: WSL), got ")
+
 def test_an_unknown_profile_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", never)
     with pytest.raises(ValueError, match="^profile: expected a folder"): run_blocks([tiny()], tmp_path, profile="slurmm")
@@ -644,7 +750,7 @@ def test_a_worker_has_one_thread_and_the_batch_what_it_had(tmp_path, monkeypatch
 
 def test_an_unknown_method_is_refused_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", never)
-    with pytest.raises(ValueError, match="^method: expected one of cross_entropy, .*got 'no such method'"): run_blocks([tiny(), tiny(methods=("no such method",))], tmp_path)
+    with pytest.raises(ValueError, match="^methods: expected one of cross_entropy, .*got 'no such method'"): run_blocks([tiny(), tiny(methods=("no such method",))], tmp_path)
 
 def test_progress_is_seen_by_the_bar(tmp_path, rows):
     done = lambda: list(experiments._done([tiny(), tiny(rate=.2)], tmp_path))
@@ -658,17 +764,61 @@ def test_progress_is_seen_by_the_bar(tmp_path, rows):
 # --- end to end ---
 
 def test_a_batch(tmp_path, monkeypatch, rows):
-    "Two blocks through Snakemake and papermill; a second batch has nothing to do and starts nothing."
-    results, chosen = tmp_path / "my results", [tiny(), tiny(noise="symmetric", rate=.2, methods=("cross_entropy",))]
+    """Two blocks through Snakemake and papermill; a second batch has nothing to do and starts nothing. The folder has an odd
+    name, the home cannot be written to, and Jupyter knows a `python3` that does not exist."""
+    (tmp_path / "kernels/python3").mkdir(parents=True)
+    (tmp_path / "kernels/python3/kernel.json").write_text(json.dumps(dict(argv=["/nowhere/python"], display_name="python3", language="python")))
+    (tmp_path / "file").touch()
+    for name, value in dict(JUPYTER_PATH=tmp_path, HOME=tmp_path / "file/home").items(): monkeypatch.setenv(name, str(value))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "XDG_CACHE_HOME"): monkeypatch.delenv(name, raising=False)
+    results, chosen = tmp_path / "some/a{x} %y #1 $z 'p' \"q\" ü", [tiny(), tiny(noise="symmetric", rate=.2, methods=("cross_entropy",))]
     paths = run_blocks(chosen, results)
     assert paths == [results / f"{block.name}.parquet" for block in chosen] == sorted(results.glob("*.parquet"), key=paths.index)
     same_numbers(pd.read_parquet(paths[0]), rows)
     for block in chosen:
         notebook = json.loads((results / "notebooks" / f"{block.name}.ipynb").read_text())
         assert not [o for cell in notebook["cells"] for o in cell.get("outputs", []) if o["output_type"] == "error"]
+        assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert (results / ".home/ipython").is_dir()
     assert not list((results / "checkpoints").glob("*")) and not list(results.glob(".*.part"))
     for module, name in ((subprocess, "Popen"), (papermill, "execute_notebook")): monkeypatch.setattr(module, name, never)
     assert run_blocks(chosen, results) == paths and execute_block(chosen[0], results) == paths[0]
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "The package as it is installed: built from what git has, unpacked into an empty folder."
+    source, there = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("there")
+    root = Path(__file__).parents[1]
+    for name in ("noisy_course", "nbs/experiments"): shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"): shutil.copy(root / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    built = subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", there, source], capture_output=True, text=True)
+    assert built.returncode == 0 and "Warning" not in built.stdout + built.stderr, built.stdout + built.stderr
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", there / "installed", next(there.glob("*.whl"))], check=True)
+    return there / "installed"
+
+def test_a_wheel_trains(tmp_path, wheel):
+    place = dict(cwd=tmp_path, env={k: v for k, v in os.environ.items() if not k.startswith("NOISY_COURSE")} | dict(PYTHONPATH=str(wheel)), capture_output=True, text=True)
+    words = [*TABLE2, "--dataset", "mnist", "--noise", "none", "--method", "cross_entropy", "--scale", "smoke"]
+    done = subprocess.run([sys.executable, "-m", "noisy_course.experiments", *words], **place)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_parquet(next((tmp_path / "runs").glob("*.parquet")))
+    assert rows.commit.unique().tolist() == ["unknown"] and rows[rows.metric == "accuracy"].value.between(20, 100).all()
+    code = "from noisy_course import data, experiments; print(experiments.NOTEBOOK, experiments.sources(), len(data.load('mnist').train_y), experiments.profile_folder('slurm').name)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, **place).stdout.split()
+    assert said == [str(wheel / "noisy_course/workflow/train_block.ipynb"), experiments.sources(), "60000", "slurm"]
+
+@pytest.mark.parametrize("word", ["a#b", "a$b", "a'b", 'a"b', "a b", "a`id`", "$(id)", "$(shell id)", "ü;{x}%&|"])
+def test_make_passes_any_word(tmp_path, word):
+    (tmp_path / "probe.mk").write_text("probe:\n\t@printf '%s\\n' \"$$NOISY_COURSE_RESULTS\" \"$$SAID_SITE\" $(call options,DATASET)\n")
+    command = ["make", "--silent", "-f", "Makefile", "-f", tmp_path / "probe.mk", "probe", *(f"{key}={word}" for key in ("RESULTS", "SITE", "DATASET"))]
+    said = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [word, word, "--dataset", word]
+
+def test_make_refuses_a_venv_that_make_cannot_name():
+    for word in ("a b", "a'b", "a$b"):
+        done = subprocess.run(["make", f"VENV={word}", "help"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        assert done.returncode == 2 and "VENV: expected a folder without blanks" in done.stderr
 
 def kill_all(process):
     "This process and all that it started."

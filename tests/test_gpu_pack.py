@@ -79,7 +79,8 @@ def test_all_main_tables_are_there():
     assert tables < there and ("patrini2017", "ablation") not in there and ("tanaka2018", "figure2") not in there
     for paper, table, dataset, model in value_order(): assert TABLES[paper, table].part(dataset, model)
 
-def test_blocks_with_results_are_not_missing(tmp_path):
+def test_blocks_with_results_are_not_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "flaw", lambda file: "") # empty files stand for results
     one, two = tmp_path / "one", tmp_path / "two"
     todo = most_valuable([])
     assert {b.scale for b in todo} == {"paper"} and (todo[0].dataset, todo[0].model) == ("cifar10", "resnet14")
@@ -261,6 +262,18 @@ def test_damaged_and_missing_parts_are_named(tmp_path, script):
     shutil.rmtree(tmp_path / "parts")
     script.unpack("group", parts)
 
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize("name, kind", [("../outside", tarfile.REGTYPE), ("/outside", tarfile.REGTYPE), ("link", tarfile.SYMTYPE), ("device", tarfile.CHRTYPE)])
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, script, monkeypatch, name, kind, filters):
+    if not filters: monkeypatch.delattr(script.tarfile, "data_filter", raising=False)
+    (tmp_path / "parts").mkdir()
+    member, raw = tarfile.TarInfo(name), BytesIO()
+    member.type, member.linkname = kind, "/etc/passwd"
+    with tarfile.open(fileobj=raw, mode="w") as archive: archive.addfile(member)
+    _, checksum = gpu_pack._written(tmp_path / "parts/group.1", raw.getvalue())
+    with pytest.raises(SystemExit, match="expected a file of the pack"): script.unpack("group", {"group.1": checksum})
+    assert not (tmp_path / "outside").exists() and not (tmp_path / "work/outside").exists()
+
 def test_an_old_or_missing_torch_is_told(script, monkeypatch):
     script.needs_torch(".".join(torch.__version__.split(".")[:2]))
     with pytest.raises(SystemExit, match="PyTorch 99.1 or newer is needed"): script.needs_torch("99.1")
@@ -314,6 +327,7 @@ def planned(folder, *chosen):
 @pytest.fixture
 def quick(monkeypatch):
     "Blocks that take no time: what each does is a line of Python which knows its `name` and `results`."
+    monkeypatch.setattr(experiments, "flaw", lambda file: "") # empty files stand for results
     def train_as(line):
         monkeypatch.setattr(gpu_pack, "TRAIN", "import sys, time; from pathlib import Path; name, results = sys.argv[2], Path(sys.argv[1]).parent; " + line)
     return train_as
@@ -403,6 +417,7 @@ def damaged(rows):
     yield "another definition", rows.assign(epochs=9), "is not what its name says: its rows define"
     yield "another name inside", rows.assign(block="other"), "is not what its name says"
     yield "two blocks", rows.assign(rate=[.1] + [.6] * (len(rows) - 1)), "is no result of one block"
+    yield "a forged accuracy", rows.assign(value=rows.value.mask(single("accuracy"), 99.9)), "says 99.9 for forward_estimated's seed 0, accuracy; its curve has"
     yield "a column is lost", rows.drop(columns="method"), "is no result of one block"
     yield "changed tree", rows.assign(dirty=True), "comes from a changed tree"
     yield "unknown commit", rows.assign(commit="unknown"), "comes from an unknown commit"
@@ -454,6 +469,18 @@ def test_a_changed_tree_is_not_packed(tmp_path, clean):
     clean["dirty"] = True
     with pytest.raises(SystemExit, match="^tree: expected a repository with everything committed, got commit .*, changed"): main(["pack", str(tmp_path / "pack")])
     assert not (tmp_path / "pack").exists()
+
+@pytest.mark.parametrize("words, message", [(["--minutes", "0"], "minutes"), (["--minutes", "nan"], "minutes"), (["--megabytes", "0"], "megabytes"), (["--megabytes", "inf"], "megabytes"),
+                                            (["--python", "3.9"], "python"), (["--python", "three"], "python"), (["--machine", "vax"], "machine"), (["--scale", "papr"], "scale")])
+def test_bad_options_are_told(tmp_path, clean, words, message):
+    with pytest.raises(SystemExit, match=f"^{message}: expected"): main(["pack", str(tmp_path / "pack"), *words])
+    assert not (tmp_path / "pack").exists()
+
+@pytest.mark.parametrize("words, message", [(["--workers", "0"], "workers"), (["--workers", "-1"], "workers"), (["--device", "gpu"], "device"), (["--until", "nan"], "until")])
+def test_bad_options_of_a_run_are_told(tmp_path, words, message):
+    given = dict(zip(("--until", "--device", "--workers"), ("0", "cpu", "1"))) | {words[0]: words[1]}
+    command = ["run", str(planned(tmp_path, four[0])), "--work", str(tmp_path), "--results", str(tmp_path / "results"), *(w for pair in given.items() for w in pair)]
+    with pytest.raises(SystemExit, match=f"^{message}: expected"): main(command)
 
 def test_what_is_packed_is_told(tmp_path, clean, monkeypatch, capsys):
     fetched = []

@@ -25,7 +25,7 @@ modules = sorted(PACKAGE.glob("[a-z]*.py"))
 laboratory = sorted((PACKAGE/"lab").glob("[a-z]*.py"))
 FLOORS = dict(basics=0, plots=1, data=2, noise=2, models=2, losses=2, training=3, image_files=3, distributed=4,
               loss_correction=4, generalized_cross_entropy=4, symmetric_cross_entropy=4, nnaqc=4, joint_optimization=4,
-              protocols=5, experiments=6, comparison=6, head_to_head=7, report=7, workshop=7, speed=7, gpu_pack=7, site=8, lab=9)
+              comparison=5, protocols=5, experiments=6, head_to_head=7, report=7, workshop=7, speed=7, gpu_pack=7, site=8, lab=9)
 
 def name(path): return path.relative_to(ROOT).as_posix()
 each_notebook = pytest.mark.parametrize("path", notebooks, ids=name)

@@ -344,7 +344,7 @@ def test_a_broken_file_is_named(tmp_path, content):
 
 def test_a_foreign_file_is_named(tmp_path):
     pd.DataFrame(dict(a=[1])).to_parquet(tmp_path/"foreign.parquet")
-    with pytest.raises(ValueError, match="foreign.parquet without the columns paper, table"): read_results(tmp_path)
+    with pytest.raises(ValueError, match="foreign.parquet, which is without the columns paper, table"): read_results(tmp_path)
 
 def test_words_where_numbers_should_be_are_named(tmp_path):
     frame = make(blocks=BLOCKS[:1], epochs=1); frame["value"] = "high"

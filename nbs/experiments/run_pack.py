@@ -34,6 +34,16 @@ def checked(name, expected):
     return raw
 
 
+def extract(archive, folder):
+    "Unpack plain files, and nothing that lies outside of the folder: on every Python, also those without filters."
+    folder.mkdir(parents=True)
+    for member in archive:
+        place = (folder / member.name).resolve()
+        if not member.isreg() or folder.resolve() not in place.parents: raise SystemExit(f"{member.name}: expected a file of the pack, got something else; make the pack again")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with archive.extractfile(member) as source, open(place, "wb") as file: shutil.copyfileobj(source, file)
+
+
 def unpack(group, parts):
     "Unpack a group of parts, unless it is there already."
     done = WORK / f"{group}.json"
@@ -44,7 +54,7 @@ def unpack(group, parts):
     with TemporaryFile(dir=WORK) as whole:
         for name, expected in parts.items(): whole.write(checked(name, expected))
         whole.seek(0)
-        with tarfile.open(fileobj=whole) as archive: archive.extractall(WORK / group, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        with tarfile.open(fileobj=whole) as archive: extract(archive, WORK / group)
     done.write_text(json.dumps(parts))
 
 
@@ -109,6 +119,8 @@ def main():
     parser.add_argument("--workers", type=int, default=1, help="blocks that share the device; more than one pays where blocks are small")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where results go; beside run.py if not given")
     given = parser.parse_args()
+    if not 0 < given.minutes < float("inf"): parser.error(f"--minutes: expected a number above 0, got {given.minutes}")
+    if given.workers < 1: parser.error(f"--workers: expected at least 1, got {given.workers}")
     needs_torch(pack["torch"])
     fits(pack)
     for group, parts in pack["groups"].items(): unpack(group, parts)
