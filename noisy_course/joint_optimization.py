@@ -193,8 +193,8 @@ def by_certainty(
     edges: tuple = (1., .99, .95, .9, 0.), # of the largest probability, falling
 ) -> pd.DataFrame: # one row a range: low, high, recovery_accuracy in percent, number
     "How many labels are how sure, and how many of these are right (Tanaka et al., Tables 12, 13)."
-    sure, right = target.max(-1).values, (target.argmax(-1) == clean).double()
-    inside = [(sure > low if low else sure >= 0) & (sure <= high + 1e-6) for high, low in zip(edges, edges[1:])]
+    sure, right = target.max(-1).values.clamp(max=edges[0]), (target.argmax(-1) == clean).double()
+    inside = [(sure > low if low else sure >= 0) & (sure <= high) for high, low in zip(edges, edges[1:])]
     rows = [(low, high, 100 * right[k].mean().item(), int(k.sum())) for high, low, k in zip(edges, edges[1:], inside)]
     return pd.DataFrame(rows, columns=["low", "high", "recovery_accuracy", "number"])
 
