@@ -8,6 +8,7 @@ import argparse
 import ast
 import itertools
 import json
+import operator
 import os
 import sys
 import tempfile
@@ -25,6 +26,8 @@ ARITHMETIC = dict(  # other last bits: no vector instructions, and MKL's product
     native={}, plain=dict(ATEN_CPU_CAPABILITY="default", ONEDNN_MAX_CPU_ISA="SSE41", MKL_ENABLE_INSTRUCTIONS="SSE4_2"),
     compatible=dict(MKL_CBWR="COMPATIBLE"))
 RUN = ["offset", "threads", "arithmetic"]
+ORDER = ast.Lt, ast.LtE, ast.Gt, ast.GtE
+COMPARE = dict(Lt=operator.lt, LtE=operator.le, Gt=operator.gt, GtE=operator.ge)
 
 
 # Other seeds
@@ -75,10 +78,10 @@ class Margins(ast.NodeTransformer):
     "Of comparisons makes calls that note how far they are from their edge."
     def visit_Compare(self, node):
         self.generic_visit(node)
-        if not all(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in node.ops): return node
-        ops = ast.List([ast.Constant(">" if isinstance(op, (ast.Gt, ast.GtE)) else "<") for op in node.ops], ast.Load())
+        if not all(type(op) in ORDER for op in node.ops): return node
+        ops = ast.List([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
         sides = ast.List([node.left, *node.comparators], ast.Load())
-        return ast.Call(ast.parse("_seeds.compared", mode="eval").body, [node, ops, sides], [])
+        return ast.Call(ast.parse("_seeds.compared", mode="eval").body, [ops, sides], [])
 
     def visit_Call(self, node):
         self.generic_visit(node)
@@ -107,8 +110,11 @@ class Watch:
             self.values.append([round(number(side).item(), 4) for side in sides])
         except (TypeError, ValueError, RuntimeError): pass
 
-    def compared(self, outcome, ops, sides):
-        for op, a, b in zip(ops, sides, sides[1:]): self.note(lambda: a - b if op == ">" else b - a, a, b)
+    def compared(self, ops, sides):
+        for op, a, b in zip(ops, sides, sides[1:]):
+            self.note(lambda: a - b if op.startswith("G") else b - a, a, b)
+            outcome = COMPARE[op](a, b)
+            if len(sides) > 2 and not outcome: break
         return outcome
 
     def close(self, test_close, a, b, eps=1e-5):

@@ -13,7 +13,7 @@ FRAGILE = ["import numpy as np\nimport torch\nfrom fastcore.test import test_clo
            "assert 0 <= x[0] <= 1 and x[0] > .49  # 0.4963 at offset 0",
            "test_close(x.tolist(), [.4963, .7682, .0885, .1320], eps=1e-4)\ntest_eq(len(x), 4)",
            "def check(y):\n    assert (y < .5).sum() == 3\ncheck(x)",
-           "assert x.sum() < 4"]
+           "g = torch.Generator().manual_seed(5)\nassert torch.rand(1, generator=g) < 2 and 0 < x.sum() < 4\ntest_eq(torch.equal(torch.rand(1, generator=g), torch.rand(2, generator=torch.Generator().manual_seed(5))[1:]), True)"]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
@@ -27,12 +27,16 @@ def failed(rows): return rows[~rows.ok][["cell", "check"]].to_numpy().tolist()
 def test_offset_0_is_the_chapter_as_it_stands(rows):
     "Every part of an `and` is told apart; a check within a function fails as its cell."
     assert failed(rows[0][rows[0].check != "the cell itself"]) == []
-    assert rows[0].cell.tolist()[:4] == [2, 2, 3, 3] and len(rows[0]) == 5
+    assert rows[0].cell.tolist()[:4] == [2, 2, 3, 3] and len(rows[0]) == 7
 
 def test_other_draws_break_what_hangs_on_one(rows):
     "And what follows a failed check is run all the same."
     assert [3, "test_close(x.tolist(), [0.4963, 0.7682, 0.0885, 0.132], eps=0.0001)"] in failed(rows[1])
-    assert rows[1].ok[rows[1].check == "x.sum() < 4"].tolist() == [True]
+    assert rows[1].ok[rows[1].check == "0 < x.sum() < 4"].tolist() == [True]
+
+def test_a_check_is_run_once(rows):
+    "One that draws leaves its stream where the chapter leaves it."
+    assert [row.ok.iloc[-2 if offset else -1] for offset, row in rows.items()] == [True, True]
 
 def test_a_chapter_holds_over_seeds():
     "One whose networks are small; all others take minutes: `python tests/seeds.py 14_joint_optimization --offsets 0 1 2 3 4`."
