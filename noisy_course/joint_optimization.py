@@ -247,8 +247,8 @@ def by_certainty(
     expect(clean.shape == target.shape[:1], "clean", f"shape ({len(target)},)", kind(clean))
     falling = isinstance(edges, (tuple, list)) and list(edges) == sorted(edges, reverse=True) and len(edges) > 1
     expect(falling, "edges", "at least two numbers that fall", kind(edges))
-    sure, right = target.max(-1).values, (target.argmax(-1) == clean).double()
-    inside = [(sure > low if low else sure >= 0) & (sure <= high + 1e-6) for high, low in zip(edges, edges[1:])]
+    sure, right = target.max(-1).values.clamp(max=edges[0]), (target.argmax(-1) == clean).double()
+    inside = [(sure > low if low else sure >= 0) & (sure <= high) for high, low in zip(edges, edges[1:])]
     rows = [(low, high, 100 * right[k].mean().item(), int(k.sum())) for high, low, k in zip(edges, edges[1:], inside)]
     return pd.DataFrame(rows, columns=["low", "high", "recovery_accuracy", "number"])
 

@@ -102,6 +102,13 @@ def test_certainty():
     table = by_certainty(target, torch.tensor([0, 1, 1, 0, 0]))
     assert table.number.tolist() == [1, 1, 1, 2] and table.recovery_accuracy.tolist() == [100, 0, 100, 50]
 
+def test_every_label_is_counted_once():
+    "Also one that is surer than an edge by a rounding error, and one whose probabilities sum to a little more than 1."
+    edges, eps = torch.tensor([.9, .95, .99, 1.]), 2e-7
+    sure = torch.cat([edges, edges + eps, edges - eps])
+    table = by_certainty(torch.stack([sure, 1 - sure], 1), torch.zeros(12).long())
+    assert table.number.tolist() == [4, 3, 3, 2] and table.number.sum() == 12
+
 def test_clusters_are_named_after_their_classes():
     y = torch.arange(120) % 4
     points = 10. * torch.eye(4)[y] + torch.randn(120, 4, generator=Generator().manual_seed(0))
