@@ -50,6 +50,7 @@ from .comparison import flaw
 from .distributed import check_team, check_there, devices, launch, train_team
 from .image_files import LOADERS, alexnet_weights, as_features, fine_tuned, frozen_alexnet, imagenet_weights, pretrained_features
 from .joint_optimization import pseudo_labels
+from .losses import trusted
 from .models import MODELS, initialise
 from .protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
 from .training import SELECT, Recipe, Run, Trained, checked, generator, run_epochs, train, unchecked
@@ -387,7 +388,8 @@ def result_rows(
 ) -> pd.DataFrame: # tidy
     "The rows of a block's result file."
     final = block_recipe(block).final
-    tables = [_run_rows(block, dataset, run, trained, i, final(trained.moment(i)) if final else {}) for i, run in enumerate(runs)]
+    with trusted(): last = [final(trained.moment(i)) if final else {} for i in range(len(runs))]
+    tables = [_run_rows(block, dataset, run, trained, i, last[i]) for i, run in enumerate(runs)]
     shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
     known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
     rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name, **provenance(device, version))
