@@ -97,11 +97,12 @@ def _check_weights(weight):
 def prune(
     moment: Moment, # between two epochs
     start: int = 40, # epochs with all samples
-    every: int = 10, # epochs between two choices
+    every: int = 10, # epochs between two choices; 0 for the first one alone
     k: float = .5, # a sample is kept if its label is believed more than this
 ) -> dict: # the new weights, or nothing
     "Keep the samples whose labels the best network so far believes (Zhang & Sabuncu, Algorithm 1)."
-    if moment.epoch < start or (moment.epoch - start) % every: return {}
+    again = every and moment.epoch > start and (moment.epoch - start) % every == 0
+    if not (moment.epoch == start or again): return {}
     p = moment.probabilities("best").cpu()
     return dict(weight=(p.gather(1, moment.run.labels[:, None])[:, 0] > k).float())
 
@@ -116,7 +117,7 @@ def pruned(
     check_q(q)
     check_k(k)
     check_count(start, "start", 0)
-    check_count(every, "every")
+    check_count(every, "every", 0)
     everything = lambda run, C: dict(weight=torch.ones(len(run.labels)))
     return Method("truncated_gce", partial(weighted_gce, q=q, k=k), state=everything, between=partial(prune, start=start, every=every, k=k))
 

@@ -146,7 +146,7 @@ AT_HOME = ("torch", "torchvision", "jupyterlab", "jupytext", "nbdev", "nbconvert
 def needs() -> list: # of requirements
     "What training a block needs besides PyTorch, as the package's metadata says."
     own = [r for r in map(Requirement, requires("noisy_course")) if not r.marker and r.name not in AT_HOME]
-    return [*map(str, own), "pillow", "packaging"]
+    return [*map(str, own), "packaging"]
 
 def lacking(
     folder: Path, # with wheels

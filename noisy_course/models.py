@@ -143,8 +143,8 @@ def ResNet(
     early: bool = True, # whether the shortcut of the first block begins behind batch normalisation and ReLU
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Pre-activation residual network for small images: three stages of n blocks, each twice as wide as the one before."
-    check_sizes(depth=depth, n_classes=n_classes, width=width)
-    expect(depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
+    check_sizes(n_classes=n_classes, width=width)
+    expect(isinstance(depth, int) and depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
     w, more = width, (depth - 2) // 6 - 1
     stage = lambda a, b, stride, activate=True: [ResidualBlock(a, b, stride, activate)] + [ResidualBlock(b, b) for _ in range(more)]
     return nn.Sequential(
@@ -166,9 +166,9 @@ def ImageResNet(
     channels: int = 3, # 1 for grey images
 ) -> nn.Module: # images, (batch, channels, height, width) or grey ones without the channel, 28 × 28 or larger → logits, (batch, C)
     "torchvision's residual network with the stem for small images (Zhang & Sabuncu)."
-    check_sizes(depth=depth, n_classes=n_classes, channels=channels)
+    check_sizes(n_classes=n_classes, channels=channels)
     from torchvision.models import resnet18, resnet34
-    expect(depth in (18, 34), "depth", "18 or 34", depth)
+    expect(isinstance(depth, int) and depth in (18, 34), "depth", "18 or 34", depth)
     network = {18: resnet18, 34: resnet34}[depth](num_classes=n_classes)
     network.conv1, network.maxpool = nn.Sequential(AddChannel(), _conv(channels, 64)), nn.Identity()
     return network

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from inspect import unwrap
 from html import escape
 from importlib.resources import files
 from itertools import chain, count, groupby
@@ -214,7 +215,7 @@ def _unwrapped(f):
 
 def _called(f):
     "The names that a function or the methods of a class use."
-    functions = [g for g in vars(f).values() if callable(g)] if isinstance(f, type) else [f]
+    functions = [g for g in vars(f).values() if callable(g)] if isinstance(f, type) else [unwrap(f)]
     return {name for g in functions if hasattr(g, "__code__") for name in g.__code__.co_names}
 
 def _made_of(known, f, done):

@@ -94,7 +94,8 @@ def sl_gradient(
     A: float = -4., # stands for log 0
 ) -> Tensor: # ∂ℓ/∂z of each sample, (..., C)
     "Gradient of symmetric cross entropy on the logits, in closed form (Wang et al., Eqs. 10, 11 and 18)."
-    check_weights(alpha, beta)
+    check_number(alpha, "alpha", "[0, inf)")
+    check_number(beta, "beta", "[0, inf)")
     y = soft_labels(logits, target)
     return alpha * (logits.softmax(-1) - y) + beta * rce_gradient(logits, target, A)
 

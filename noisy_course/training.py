@@ -75,7 +75,8 @@ class Run:
     start: dict | None = None # the state dict that its network begins with, if a first run trained it
 
     def __post_init__(self):
-        if isinstance(self.labels, Tensor) and not self.labels.is_floating_point(): object.__setattr__(self, "labels", self.labels.long())
+        integers = isinstance(self.labels, Tensor) and not (self.labels.is_floating_point() or self.labels.dtype == torch.bool)
+        if integers: object.__setattr__(self, "labels", self.labels.long())
 
     def stream(self,
         purpose: str, # "network", "layer", "order", "dropout", "augment" or "split"

@@ -55,7 +55,7 @@ NOT_FOR_USERS = { # name → why bad values of it are not tried
                      "moved", "exact", "box_cox", "log_labels", "examples"), "what the checks are made of"),
     **dict.fromkeys(("class_accuracy", "confidence", "true_positives", "beliefs", "dimensionality", "embedding", "prune", "relabel", "recovery", "label_accuracy",
                      "labels_found", "step_one_loss", "step_two_loss", "nnaqc_of_both", "Beside", "turned", "label_weight"), "called by the engine with what it made itself"),
-    **dict.fromkeys(("save_noise", "load_noise"), "files: test_noise"),
+    **dict.fromkeys(("save_noise", "load_noise", "recorded"), "files: test_noise"),
     **dict.fromkeys(("AddChannel", "ResidualBlock", "last_hidden"), "parts of networks")}
 
 def public():

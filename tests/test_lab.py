@@ -122,7 +122,7 @@ def test_drawn_again(tmp_path):
     for path in notebooks_of(tmp_path):
         bundle, = bundles(read(path))
         layout, image = bundle[PLOTLY].layout, decoded(bundle)
-        assert belongs(bundle) and image.mode == "P" and image.size == (640, round(640 * layout.height / layout.width))
+        assert belongs(bundle) and image.mode == "P" and image.size == (pictures.WIDTH, round(pictures.WIDTH * layout.height / layout.width))
         assert len(image.convert("RGB").getcolors()) > 4
     assert bundles(read(tmp_path/"a.ipynb"))[0][PNG] != bundles(read(tmp_path/"b.ipynb"))[0][PNG]
     subprocess.run(command, check=True, cwd=ROOT)

@@ -332,7 +332,7 @@ Z, Y = sample(0, 6)[0], torch.tensor([0, 1, 2, 3, 4, 4])
 BAD = {
     "labels too large": (lambda f: f(Z, Y + 1), "target: expected labels in 0..4, got values from 1 to 5"),
     "labels below zero": (lambda f: f(Z, Y - 1), "target: expected labels in 0..4, got values from -1 to 3"),
-    "labels of the wrong shape": (lambda f: f(Z, Y[:3]), "target: expected integer labels of shape (6,) or soft labels of shape (6, 5), got int64 of shape (3,)"),
+    "labels of the wrong shape": (lambda f: f(Z, Y[:3]), "target: expected integer labels of shape (6,) or soft labels of shape (6, 5), to fit logits, got int64 of shape (3,)"),
     "labels as floats": (lambda f: f(Z, Y.double()), "target: expected integer labels"),
     "bool labels": (lambda f: f(Z, Y > 1), "target: expected a tensor of integer labels, or of soft labels, got bool of shape (6,)"),
     "soft labels above 1": (lambda f: f(Z, Z.exp() + 2), "target: expected soft labels in [0, 1], got values from"),

@@ -127,6 +127,7 @@ def main():
     python = environment(pack)
     own = dict(JUPYTER_PREFER_ENV_PATH="1", PYTHONPATH=os.pathsep.join(filter(None, [str(WORK / "course"), os.environ.get("PYTHONPATH")])),
                NOISY_COURSE_DATA=str(WORK / "data"), NOISY_COURSE_CACHE=str(WORK / "data"), PYTHONUNBUFFERED="1")
+    (WORK / "data").mkdir(exist_ok=True)
     words = ["run", HERE / "plan.json", "--work", WORK, "--results", given.results.resolve(), "--until", began + 60 * given.minutes, "--workers", given.workers]
     command = [python, "-m", "noisy_course.gpu_pack", *words, *(["--device", given.device] if given.device else [])]
     os.chdir(WORK)

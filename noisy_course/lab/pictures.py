@@ -25,7 +25,7 @@ from noisy_course.basics import whole_file
 __all__ = ["PLOTLY", "PNG", "bundles", "whole_numbers", "digest", "belongs", "browser", "draw", "keep_pictures", "add_pictures"]
 
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
-WIDTH, COLOURS = 640, 24 # of a picture at most: pixels, palette
+WIDTH, COLOURS = 560, 24 # of a picture at most: pixels, palette
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SCRIPT = Path(plotly.__file__).parent/"package_data"/"plotly.min.js"
 PAGE = """<!doctype html><meta charset="utf-8"><script src="{script}"></script>
