@@ -213,7 +213,7 @@ TABLES = {
     ("patrini2017", "table2"): Grid(PATRINI, (({}, TEN),)),
     ("patrini2017", "figure1"): Grid(tuple(replace(part, noises=_rates(part)) for part in PATRINI), (({}, CORRECTIONS),)),
     ("patrini2017", "ablation"): Grid((replace(PATRINI[0], seeds=2),), (
-        (dict(dropout=.2), TEN), (dict(percentile=100.), ESTIMATED), (dict(clip=1e-7), BACKWARD))),
+        (dict(dropout=.2, clip=1e-7), TEN), (dict(dropout=.2), TEN), (dict(percentile=100.), ESTIMATED), (dict(clip=1e-7), BACKWARD))),
     ("patrini2017", "code"): Grid(PATRINI[:1], ((dict(dropout=.2, clip=1e-7), TEN),))}
 
 # %% ../nbs/15_protocols.ipynb #5b7f7f2b
