@@ -52,7 +52,7 @@ def check_probabilities(
     "Raise a ValueError unless these are rows of probabilities."
     floats = isinstance(p, Tensor) and p.is_floating_point() and p.ndim == ndim and len(p) > 0
     if not floats: expect(False, argument, f"probabilities with {ndim} dimensions, classes last", kind(p))
-    rows = lambda: bool((p >= 0).all()) and bool(((total(p) - 1).abs() < max(1e-2, tolerance(p.dtype))).all())
+    rows = lambda: bool((p >= -1e-6).all()) and bool(((total(p) - 1).abs() < max(1e-2, tolerance(p.dtype))).all())
     look(lambda: expect(rows(), argument, "rows of probabilities that sum to 1", f"sums from {total(p).min():.3g} to {total(p).max():.3g}"))
 
 def update_hard(
