@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 import torch
 
 # %% ../nbs/00_basics.ipynb #d3a6c3cc
