@@ -111,7 +111,7 @@ def test_every_place_is_a_probability(x, y):
 def test_simplex_and_landscape():
     fig = plots.simplex(dict(forward=np.eye(3), other=[[1/3, 1/3, 1/3]]), "t", function=lambda p: p[..., 0])
     assert np.allclose(fig.data[-2].x, [0, 1, .5]) and fig.data[-1].name == "other" and np.isfinite(fig.data[0].z).all()
-    with pytest.raises(ValueError, match="p: expected three classes"): plots.simplex(dict(a=np.eye(4)), "t")
+    with pytest.raises(ValueError, match=r"groups\['a'\]: expected three classes"): plots.simplex(dict(a=np.eye(4)), "t")
     with pytest.raises(ValueError, match="z: expected shape"): plots.landscape([0, 1], [0, 1, 2], np.zeros((2, 3)), "t", "x", "y")
 
 
