@@ -22,10 +22,10 @@ def _columns(frame, argument, needed):
     expect(isinstance(frame, pd.DataFrame), argument, "a pandas DataFrame", type(frame).__name__)
     missing = [c for c in needed if c not in frame]
     expect(not missing, argument, f"the columns {missing}", f"the columns {list(frame.columns)}")
-    expect(len(frame) > 0, argument, "at least one row", "none")
 
 def _check_runs(frame, argument, needed, numbers):
     _columns(frame, argument, [*needed, *numbers])
+    expect(len(frame) > 0, argument, "at least one row", "none")
     gaps = [c for c in needed if frame[c].isna().any()]
     expect(not gaps, argument, f"a value in each row of {gaps}", "gaps")
     for c in {*numbers, *({"rate", "lr"} & {*needed})}:

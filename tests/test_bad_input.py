@@ -10,6 +10,7 @@ import math
 import re
 import struct
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +114,17 @@ OWN |= {
     ("tried", "results"): (FRAME, measured(table="head_to_head").drop(columns="lr")), ("few_checked", "results"): (FRAME, measured(table="noisy_only").drop(columns="variant")),
     ("mean_ranks", "runs"): runs("test"), **{(f, "runs"): runs("seed", "valid") for f in ("chosen", "free_choice")}}
 MADE = dict(generator=seeded, layer=lambda: nn.Identity(), make=lambda: lambda n: nn.Identity(), network=lambda: nn.Linear(3, 2), model=lambda: nn.Linear(2, 2)) | {
-    ("fine_tuned", "weights"): lambda: models.resnet50().state_dict(), ("frozen_alexnet", "weights"): lambda: convolutions(), ("torch_loaded", "raw"): lambda: saved(torch.ones(2))}
+    ("fine_tuned", "weights"): lambda: residual(), ("frozen_alexnet", "weights"): lambda: convolutions(), ("torch_loaded", "raw"): lambda: saved(torch.ones(2))}
 
 def saved(content):
     torch.save(content, file := io.BytesIO())
     return file.getvalue()
 
+@cache
 def convolutions(): return {n: v for n, v in models.alexnet().state_dict().items() if n.startswith("features")}
+
+@cache
+def residual(): return models.resnet50().state_dict()
 
 def write(file, content):
     Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -275,12 +280,12 @@ FINE = { # (function or *, argument, word): a bad value that is a good one there
     ("open_set", "outside", "whole"), ("by_certainty", "edges", "text"),
     *(("*", a, "one too many") for a in ("files", "reviews", "layouts", "names", "without", "classes", "tables")), # longer lists
     *(("*", a, "none of it") for a in ("files", "reviews", "names", "without")), # nothing is made of nothing
-    *(("*", "x", word) for word in ("none of it", "NaN")), # empty batches; a data set with NaN is refused when it is made
+    *((f, "x", word) for f in ("Pixels.__call__", "Whitened.__call__", "shift", "random_crop", "random_flip", "random_shift", "imagenet_colours") for word in ("none of it", "NaN")), # empty batches; a data set with NaN is refused when it is made
     *((f, a, word) for f, a in (("shift", "down"), ("shift", "right"), ("batches", "index")) for word in ("negative", "high")), ("batches", "index", "longer"), ("batches", "index", "none of it"),
-    ("Pixels.__call__", "x", "flat"), ("Dataset", "extra", "values"), *(("digest", "raw", word) for word in ("empty", "damaged", "cut")), ("Layout", "read", "none"), ("unpack_sheet", "labels", "list"),
+    ("devices", "device", "text"), ("launch", "program", "one too many"), ("Pixels.__call__", "x", "flat"), ("Dataset", "extra", "values"), *(("digest", "raw", word) for word in ("empty", "damaged", "cut")), ("Layout", "read", "none"), ("unpack_sheet", "labels", "list"),
     *(("ImageFiles.index_select", "rows", word) for word in ("truth", "none of it", "longer")), ("checksum_of", "name", "text"),
     *((f, "name", word) for f in ("pretty", "method_style") for word in ("none", "number", "imaginary", "thing", "bytes")), # whatever a column may hold
-    *(("method_styles", "names", word) for word in ("list", "mapping", "bool", "things")), ("*", "classes", "things"), ("matrices", "titles", "mapping"), ("images", "captions", "things"), ("images", "captions", "none"),
+    *(("method_styles", "names", word) for word in ("list", "mapping", "bool", "things")), *((f, "classes", "things") for f in ("numbered_points", "matrices", "matrix")), ("matrices", "titles", "mapping"), ("images", "captions", "things"), ("images", "captions", "none"),
     *(("gains", "frame", f"{word} {c}") for word in ("without", "gaps in", "NaN in") for c in "ab"), ("to_triangle", "p", "too many"), ("from_triangle", "points", "too many"),
     ("two_stage", "percentile", "none"), ("two_stage", "T", "too many"), *(("two_stage", "x", word) for word in ("too many", "imaginary", "whole", "NaN", "infinite"))}
 
