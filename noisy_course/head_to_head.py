@@ -57,7 +57,9 @@ def tried(
     _check_names(tables, "tables", 1)
     rows = pick(results[results.table.isin(tables)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
-    _check_runs(rows, "results", [*run, "metric"], ["value"])
+    read = rows.metric.isin(["valid_accuracy", "accuracy_best_valid_accuracy", "accuracy_last"])
+    _check_runs(rows, "results", [*run, "metric"], [])
+    _check_runs(rows[read], "results", run, ["value"])
     valid = pick(rows, metric="valid_accuracy").groupby(run, as_index=False).value.max().rename(columns=dict(value="valid"))
     ends = {"test": "accuracy_best_valid_accuracy", "last": "accuracy_last"}
     for name, metric in ends.items():
@@ -254,8 +256,11 @@ def few_checked(
     _columns(results, "results", ["paper", "table", "scale", "metric", "value", "lr", *CHOICE])
     rows = pick(results[results.table.isin(WAYS)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
-    _check_runs(rows, "results", [*CHOICE, "metric", "lr"], ["value"])
+    _check_runs(rows, "results", [*CHOICE, "metric", "lr"], [])
     way = rows.table.map(WAYS).mask(rows.table.eq("checked") & rows.method.str.startswith(TUNED), "then checked")
     reported = np.where(way.isin(["noisy only", "all together"]), "accuracy_best_valid_accuracy", "accuracy_last")
     rows = rows.assign(way=way, method=rows.method.str.removeprefix(TUNED), accuracy=rows.value)
-    return rows.loc[rows.metric == reported, [*CHOICE, "lr", "way", "accuracy"]]
+    few = rows.loc[rows.metric == reported, [*CHOICE, "lr", "way", "accuracy"]]
+    finite = pd.api.types.is_numeric_dtype(few.accuracy) and np.isfinite(few.accuracy).all()
+    expect(finite, "results", "finite accuracies", few.accuracy.head(3).tolist())
+    return few
