@@ -99,7 +99,7 @@ def expect_path(
     "Raise unless it may name a file or a folder."
     if optional and path is None: return
     words = "a path, or None" if optional else "a path"
-    expect_is(path, (str, os.PathLike), argument, words, lambda path: str(path) != "")
+    expect_is(path, (str, os.PathLike), argument, words, lambda path: str(path) != "" and "\0" not in str(path))
 
 # %% ../nbs/01_data.ipynb #3b87dddb
 def is_whole(
@@ -108,11 +108,23 @@ def is_whole(
     "Whether a tensor holds whole numbers."
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
+def is_real(
+    x: Tensor, # any tensor
+) -> bool: # whether its numbers are real; True and False are none
+    "Whether a tensor holds real numbers."
+    return not (x.is_complex() or x.dtype == torch.bool)
+
+def is_finite(
+    x: Tensor, # any tensor
+) -> bool: # whether it holds finite floats, at least one
+    "Whether a tensor holds finite floats."
+    return x.is_floating_point() and x.numel() > 0 and bool(x.isfinite().all())
+
 def expect_images(
     x: Tensor, # an argument, (N, ..., H, W)
 ) -> None:
     "Raise unless it is a tensor of images."
-    expect_is(x, Tensor, "x", "a tensor of images, (N, ..., H, W)", lambda x: x.ndim > 2 and min(x.shape[-2:]) > 0)
+    expect_is(x, Tensor, "x", "a tensor of images, (N, ..., H, W)", lambda x: is_real(x) and x.ndim > 2 and min(x.shape[-2:]) > 0)
 
 def as_device(
     device: str | torch.device, # e.g. "cuda:1"
@@ -147,11 +159,11 @@ class Pixels:
 
     def __post_init__(self):
         if self.mean is None: return
-        finite = lambda mean: mean.is_floating_point() and mean.isfinite().all()
-        expect_is(self.mean, Tensor, "mean", "a tensor of finite floats, or None", finite)
+        fits = lambda mean: is_finite(mean) and mean.ndim > 0
+        expect_is(self.mean, Tensor, "mean", "a tensor of finite floats, or None", fits)
 
     def __call__(self, x):
-        expect_is(x, Tensor, "x", "a tensor")
+        expect_is(x, Tensor, "x", "a tensor of real numbers", is_real)
         return x.float() / 255 - (0 if self.mean is None else self.mean)
 
     def to(self, device):
@@ -175,9 +187,9 @@ class Dataset:
         _check_fields(self)
         for part in ("train", "test"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
-            expect_is(x, object, f"{part}_x", "a tensor", lambda x: hasattr(x, "index_select") and x.ndim > 0)
+            expect_is(x, object, f"{part}_x", "a tensor of finite numbers", _are_inputs)
             expect_is(y, Tensor, f"{part}_y", "a tensor of whole numbers, (N,)", lambda y: y.ndim == 1)
-            expect(len(x) == len(y) > 0, f"{part}_x", f"one input for each of {len(y)} labels", len(x))
+            expect(len(x) == len(y) > 0, f"{part}_x", f"one input for each of {len(y)} labels of {part}_y, at least one", len(x))
             check_labels(y, self.n_classes, f"{part}_y")
             object.__setattr__(self, f"{part}_y", y.long())
 
@@ -201,6 +213,10 @@ def check_labels(
     expect(0 <= low and high < n_classes, argument, f"labels in 0..{n_classes - 1}", f"{low}..{high}")
 
 # %% ../nbs/01_data.ipynb #730c9188
+def _are_inputs(x):
+    if not isinstance(x, Tensor): return hasattr(x, "index_select") and x.ndim > 0
+    return is_real(x) and x.ndim > 0 and bool(not x.is_floating_point() or x.isfinite().all())
+
 def _check_fields(
     dataset: Dataset, # about to be made
 ) -> None:
@@ -267,6 +283,7 @@ def wrong(
     shape = tuple(self.train_y.shape)
     fits = lambda y: is_whole(y) and y.shape == shape
     expect_is(labels, Tensor, "labels", f"a tensor of whole numbers, {shape}", fits)
+    check_labels(labels, self.n_classes)
     return (labels != self.train_y) | self.extra.get("train_outside", torch.zeros_like(self.train_y, dtype=torch.bool))
 
 @patch
@@ -288,16 +305,18 @@ class Whitened:
         contrast: float | Tensor, # usual standard deviation of an image, in bytes
         turn: Tensor | None = None, # symmetric whitening matrix, (C·H·W, C·H·W); none: only contrast
     ):
-        expect_is(mean, Tensor, "mean", "a tensor of floats, (C, H, W)", lambda m: m.is_floating_point() and m.ndim > 0)
+        expect_is(mean, Tensor, "mean", "a tensor of finite floats, (C, H, W)", lambda m: is_finite(m) and m.ndim > 0)
         one = lambda c: (not isinstance(c, Tensor) or c.numel() == 1) and c > 0 and math.isfinite(c)
         expect_is(contrast, (Real, Tensor), "contrast", "a positive number", one)
         square = (mean.numel(),) * 2
-        if turn is not None: expect_is(turn, Tensor, "turn", f"a tensor, {square}", lambda turn: turn.shape == square)
+        fits = lambda turn: turn.shape == square and is_finite(turn)
+        if turn is not None: expect_is(turn, Tensor, "turn", f"a tensor of finite floats, {square}", fits)
         self.mean, self.contrast, self.turn = mean, contrast, turn
 
     def __call__(self, x):
         shape = tuple(self.mean.shape)
-        expect_is(x, Tensor, "x", f"a tensor of images, (..., {str(shape)[1:]}", lambda x: x.shape[-len(shape):] == shape)
+        fits = lambda x: is_real(x) and x.shape[-len(shape):] == shape
+        expect_is(x, Tensor, "x", f"a tensor of images, (..., {str(shape)[1:]}", fits)
         flat = (x.float() - self.mean).flatten(-self.mean.ndim)
         flat = flat - flat.mean(-1, keepdim=True)
         flat = flat * self.contrast / flat.std(-1, keepdim=True).clamp(min=40)
@@ -389,7 +408,7 @@ class Layout:
     parse: Callable = bytes # the contents of a file → what it holds
 
     def __post_init__(self):
-        expect_is(self.files, dict, "files", "a dictionary, path → checksum", lambda files: all(isinstance(f, str) for f in files))
+        expect_is(self.files, dict, "files", "a dictionary, path → checksum", lambda files: all(isinstance(f, str) for pair in files.items() for f in pair))
         if self.read is not None: expect_is(self.read, Callable, "read", "a function, or None")
         expect_is(self.parse, Callable, "parse", "a function")
 
@@ -801,13 +820,18 @@ def unpack_sheet(
     labels: list[int], # N labels in 0..9
 ) -> bytes: # N × (label, red plane, green plane, blue plane)
     "A sheet of CIFAR-10 images as the bytes of an official `.bin` file."
-    labels, sheet = np.asarray(labels), np.asarray(sheet)
+    labels, sheet = _array(labels, "labels"), _array(sheet, "sheet")
     right = labels.ndim == 1 and labels.dtype.kind in "iu" and set(labels.tolist()) <= set(range(10))
     expect(right and len(labels) > 0, "labels", "a list of labels in 0..9", told(labels))
     shape = len(labels), 1024, 3
-    expect(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet", f"bytes, {shape}", told(sheet))
+    expect(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet", f"bytes, {shape}, a row for each of the labels", told(sheet))
     planes = sheet.transpose(0, 2, 1).reshape(len(labels), -1)
     return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
+
+def _array(x, argument):
+    try: return np.asarray(x)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{argument}: expected a numpy array, or what makes one, got {told(x)} ({error})") from None
 
 # %% ../nbs/01_data.ipynb #c87b4687
 def _npm_cifar10(folder):
@@ -883,7 +907,7 @@ def find(
     folder: str | Path | None = None, # searched first
 ) -> tuple | None: # (layout, folder); none if it is not on this machine
     "Where a data set lies, and in which layout."
-    all_layouts = lambda layouts: all(isinstance(layout, Layout) for layout in layouts)
+    all_layouts = lambda layouts: len(layouts) > 0 and all(isinstance(layout, Layout) for layout in layouts)
     expect_is(layouts, (tuple, list), "layouts", "a tuple of Layout", all_layouts)
     return next(((layout, root) for root in roots(folder) for layout in layouts if layout.lies_in(root)), None)
 
@@ -987,7 +1011,7 @@ def shift(
     expect_is(fill, str, "fill", "zero or nearest", ("zero", "nearest").__contains__)
     for name, way in (("down", down), ("right", right)):
         fits = lambda way: is_whole(way) and way.shape == (len(x),)
-        expect_is(way, Tensor, name, f"a tensor of whole numbers, ({len(x)},)", fits)
+        expect_is(way, Tensor, name, f"a tensor of whole numbers, ({len(x)},), one for each image of x", fits)
     (h, w), ones = x.shape[-2:], (1,) * (x.ndim - 3)
     rows = torch.arange(h, device=x.device)[:, None] - down.view(-1, *ones, 1, 1)
     columns = torch.arange(w, device=x.device) - right.view(-1, *ones, 1, 1)

@@ -25,7 +25,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .basics import expect
+from .basics import check_count, expect
 from .data import Dataset
 from .training import Company, Recipe, Trained, stages, train
 
@@ -140,6 +140,7 @@ def devices(
     device: str, # "cpu", "cuda", or several: "cuda:0,cuda:1"
 ) -> list: # of str
     "The devices that a setting names."
+    expect(isinstance(device, str), "device", "a text, e.g. cpu or cuda:0,cuda:1", repr(device))
     names = [name.strip() for name in device.split(",")]
     several = all(name == "cpu" for name in names) or all(re.fullmatch(r"cuda:\d+", name) for name in names)
     expect(len(names) == 1 or several, "device", "one device, or several as in cuda:0,cuda:1", repr(device))
@@ -199,6 +200,9 @@ def launch(
     processes: int, # how many
 ) -> None:
     "Run a Python program in several processes with torchrun, and wait for them."
+    named = isinstance(program, (list, tuple)) and len(program) > 0 and isinstance(program[0], (str, os.PathLike))
+    expect(named, "program", "a Python file, or -c and code, and arguments in a list", repr(program))
+    check_count(processes, "processes")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     with TemporaryDirectory(ignore_cleanup_errors=True) as logs, open(Path(logs) / "said", "w+") as said:
         command = [*torchrun, f"--log-dir={logs}", "--no-python", sys.executable, *map(str, program)]

@@ -13,11 +13,35 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import friedmanchisquare, studentized_range, ttest_rel, wilcoxon
 
-from .basics import expect
+from .basics import check_count, check_number, expect
 from .comparison import RUN, SETTING, pick, read_results, setting_title
 from .plots import gains, pretty, ranks
 
 # %% ../nbs/22_head_to_head.ipynb #00a5f3de
+def _columns(frame, argument, needed):
+    expect(isinstance(frame, pd.DataFrame), argument, "a pandas DataFrame", type(frame).__name__)
+    missing = [c for c in needed if c not in frame]
+    expect(not missing, argument, f"the columns {missing}", f"the columns {list(frame.columns)}")
+
+def _check_runs(frame, argument, needed, numbers):
+    _columns(frame, argument, [*needed, *numbers])
+    expect(len(frame) > 0, argument, "at least one row", "none")
+    gaps = [c for c in needed if frame[c].isna().any()]
+    expect(not gaps, argument, f"a value in each row of {gaps}", "gaps")
+    for c in {*numbers, *({"rate", "lr"} & {*needed})}:
+        finite = pd.api.types.is_numeric_dtype(frame[c]) and np.isfinite(frame[c]).all()
+        expect(finite, argument, f"finite numbers in {c!r}", frame[c].head(3).tolist())
+
+def _check_picked(picked):
+    _check_runs(picked, "picked", CHOICE, ["test"])
+    once = not picked.duplicated(CHOICE).any()
+    expect(once, "picked", "one row a setting, method and seed, as `chosen` gives", "several")
+
+def _check_names(names, argument, least=0):
+    right = isinstance(names, (tuple, list, set)) and all(isinstance(name, str) for name in names)
+    expect(right and len(names) >= least, argument, "a tuple of names", repr(names))
+
+# %% ../nbs/22_head_to_head.ipynb #f59ec53c
 TOLD = ("backward", "forward", "forward_sl", "forward_qc")
 CHOICE = [*SETTING, "method", "seed"]
 ALL = ("head_to_head", "two_steps")
@@ -28,8 +52,14 @@ def tried(
     tables: tuple = ALL, # of the course
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, variant; valid, test, last in percent
     "What every run of the head-to-head reached: noisy validation accuracy, test accuracy at its best epoch and at the last."
-    rows, run = pick(results[results.table.isin(tables)], paper="course", scale=scale), [*CHOICE, "variant"]
+    run = [*CHOICE, "variant"]
+    _columns(results, "results", ["paper", "table", "scale", "metric", "value", *run])
+    _check_names(tables, "tables", 1)
+    rows = pick(results[results.table.isin(tables)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
+    read = rows.metric.isin(["valid_accuracy", "accuracy_best_valid_accuracy", "accuracy_last"])
+    _check_runs(rows, "results", [*run, "metric"], [])
+    _check_runs(rows[read], "results", run, ["value"])
     valid = pick(rows, metric="valid_accuracy").groupby(run, as_index=False).value.max().rename(columns=dict(value="valid"))
     ends = {"test": "accuracy_best_valid_accuracy", "last": "accuracy_last"}
     for name, metric in ends.items():
@@ -37,13 +67,15 @@ def tried(
         valid = valid.merge(end, on=run, validate="1:1")
     return valid
 
-# %% ../nbs/22_head_to_head.ipynb #f59ec53c
+# %% ../nbs/22_head_to_head.ipynb #64ad9c32
 def short(
     dataset: str, # e.g. "mnist"
     noise: str, # kind
     rate: float, # probability of a wrong label
 ) -> str: # e.g. "MNIST sym 0.5"
     "A setting in few letters."
+    for name, text in (("dataset", dataset), ("noise", noise)): expect(isinstance(text, str), name, "a name", repr(text))
+    check_number(rate, "rate", "[0, 1]")
     people, kinds = dict(aggre="majority", worse="worst label"), dict(symmetric="sym.", asymmetric="asym.")
     name = dict(mnist="MNIST", fashion_mnist="Fashion", cifar10="CIFAR-10N").get(dataset, dataset)
     return f"{name} {people.get(noise) or f'{kinds.get(noise, noise)} {rate:g}'}"
@@ -54,14 +86,22 @@ def mean_ranks(
     without: tuple = TOLD, # methods that are not ranked
 ) -> pd.Series: # rank by method, best first
     "Mean ranks over settings, by mean test accuracy."
-    means = runs[~runs.method.isin(without)].groupby([*SETTING, "method"]).test.mean().unstack()
+    means = _means(runs, "runs", without)
     return means.rank(axis=1, ascending=False).mean().sort_values().rename("rank")
+
+def _means(runs, argument, without):
+    _check_runs(runs, argument, [*SETTING, "method"], ["test"])
+    _check_names(without, "without")
+    ranked = runs[~runs.method.isin(without)]
+    expect(len(ranked) > 0, "without", "some of the methods to remain", "all of them")
+    return ranked.groupby([*SETTING, "method"]).test.mean().unstack()
 
 # %% ../nbs/22_head_to_head.ipynb #c411eec2
 def chosen(
     runs: pd.DataFrame, # from `tried`
 ) -> pd.DataFrame: # one row a setting, method and seed
     "The candidate that noisy validation chooses in each run; the first of equals."
+    _check_runs(runs, "runs", CHOICE, ["valid"])
     return runs.loc[runs.groupby(CHOICE, sort=False).valid.idxmax()].reset_index(drop=True)
 
 # %% ../nbs/22_head_to_head.ipynb #378d2659
@@ -69,6 +109,7 @@ def regret(
     runs: pd.DataFrame, # from `tried`
 ) -> pd.DataFrame: # one row a setting and method: points
     "By how much the candidate that noisy validation chooses misses the best on test data, averaged over seeds."
+    _check_runs(runs, "runs", CHOICE, ["test"])
     best = runs.groupby(CHOICE, sort=False).test.max()
     missed = best - chosen(runs).set_index(CHOICE).test
     return missed.groupby([*SETTING, "method"], sort=False).mean().rename("regret").reset_index()
@@ -79,7 +120,10 @@ def free_choice(
     without: tuple = TOLD, # methods that may not be chosen
 ) -> pd.DataFrame: # one row a setting and seed
     "The method and candidate that noisy validation chooses among all."
+    _check_runs(runs, "runs", CHOICE, ["valid"])
+    _check_names(without, "without")
     allowed = runs[~runs.method.isin(without)]
+    expect(len(allowed) > 0, "without", "some of the methods to remain", "all of them")
     return allowed.loc[allowed.groupby([*SETTING, "seed"], sort=False).valid.idxmax()].reset_index(drop=True)
 
 # %% ../nbs/22_head_to_head.ipynb #15d4040d
@@ -87,16 +131,24 @@ def over_cross_entropy(
     picked: pd.DataFrame, # from `chosen`
 ) -> pd.DataFrame: # methods × settings, points; in order of the mean rank, those that are told T last
     "What each method gains over cross-entropy, seed by seed."
+    _check_picked(picked)
+    _check_rival(picked, "cross_entropy", "picked")
     wide = picked.pivot(index="method", columns=["dataset", "noise", "rate", "seed"], values="test")
     gain = (wide - wide.loc["cross_entropy"]).T.groupby(level=["dataset", "noise", "rate"], sort=False).mean().T
     gain.columns = [short(*setting) for setting in gain.columns]
     return gain.loc[sorted(gain.rank(ascending=False).mean(axis=1).sort_values().index, key=lambda m: m in TOLD)]
+
+def _check_rival(picked, rival, argument):
+    methods = sorted(set(picked.method))
+    expect(rival in methods, argument, f"{rival} among the methods" if argument == "picked" else f"one of {methods}", methods if argument == "picked" else repr(rival))
 
 # %% ../nbs/22_head_to_head.ipynb #3c311956
 def league(
     picked: pd.DataFrame, # from `chosen`, of one data set
 ) -> pd.DataFrame: # methods × settings, "mean ± std", a star at the best untold
     "Accuracies in percent, as a table to read."
+    _check_picked(picked)
+    expect(picked.dataset.nunique() == 1, "picked", "one data set", sorted(set(picked.dataset)))
     cells = picked.groupby(["method", "noise", "rate"], sort=False).test.agg(["mean", "std"]).unstack(["noise", "rate"])
     mean, std = cells["mean"], cells["std"]
     best = mean[~mean.index.isin(TOLD)].max()
@@ -108,15 +160,25 @@ def holm(
     p: np.ndarray, # p-values
 ) -> np.ndarray: # of bool
     "Which tests stay significant at 5 % after Holm's correction."
+    p = _p_values(p)
     order, m = np.argsort(p), len(p)
-    passed = np.cumprod(np.asarray(p)[order] < .05 / np.arange(m, 0, -1)).astype(bool)
+    passed = np.cumprod(p[order] < .05 / np.arange(m, 0, -1)).astype(bool)
     return passed[np.argsort(order)]
+
+def _p_values(p):
+    try: numbers = np.asarray(p)
+    except (ValueError, RuntimeError): numbers = np.empty(0)
+    right = numbers.dtype.kind == "f" and numbers.ndim == 1 and numbers.size > 0 and ((0 <= numbers) & (numbers <= 1)).all()
+    expect(right, "p", "numbers in [0, 1], (m,)", repr(p)[:80])
+    return numbers
 
 def against(
     picked: pd.DataFrame, # from `chosen`
     rival: str = "cross_entropy", # a method
 ) -> pd.DataFrame: # one row a method: mean gain, settings won and lost (paired t, 5 %), p of Wilcoxon's test, whether Holm keeps it
     "Every method against one, within settings and over them."
+    _check_picked(picked)
+    _check_rival(picked, rival, "rival")
     wide = picked.pivot(index=[*SETTING, "seed"], columns="method", values="test")
     gain = wide.drop(columns=rival).sub(wide[rival], axis=0)
     mean, p = gain.groupby(level=SETTING).mean(), gain.groupby(level=SETTING).agg(lambda d: ttest_rel(d, 0 * d).pvalue)
@@ -130,7 +192,8 @@ def critical_difference(
     alpha: float = .05, # chance of any false alarm
 ) -> float: # in ranks
     "By how much two mean ranks must differ (Nemenyi 1963; Demšar 2006, §3.2.2)."
-    expect(k >= 2 and n >= 2, "k, n", "at least two methods and two settings", f"{k}, {n}")
+    for name, many in (("k", k), ("n", n)): check_count(many, name, 2)
+    check_number(alpha, "alpha", "(0, 1)")
     q = studentized_range.ppf(1 - alpha, k, 1e9) / 2 ** .5
     return float(q * (k * (k + 1) / (6 * n)) ** .5)
 
@@ -140,7 +203,10 @@ def ranking(
     without: tuple = TOLD, # methods that are not ranked
 ) -> tuple: # (frame: rank a method, best first; CD; p of Friedman's test)
     "Mean ranks, how far apart they must be, and whether they could be luck."
-    means = picked[~picked.method.isin(without)].groupby([*SETTING, "method"]).test.mean().unstack()
+    _check_picked(picked)
+    means = _means(picked, "picked", without)
+    expect(means.shape[1] > 2 and len(means) > 1, "picked", "at least three methods in two settings", f"{means.shape[1]} in {len(means)}")
+    expect(means.notna().all(axis=None), "picked", "every method in every setting", "gaps")
     return mean_ranks(picked, without).to_frame(), critical_difference(means.shape[1], len(means)), float(friedmanchisquare(*means.to_numpy().T).pvalue)
 
 def ranks_figure(
@@ -164,6 +230,8 @@ def advice(
     first: int = 3, # how many methods a kind
 ) -> pd.DataFrame: # kind, settings, method, rank; mean gain and its std over seeds; settings won and lost
     "The best methods for each kind of noise, among those that are not told T."
+    _check_picked(picked)
+    check_count(first, "first")
     rows = []
     for kind, chooses in KINDS.items():
         part = picked[chooses(picked)]
@@ -185,9 +253,14 @@ def few_checked(
     scale: str, # one scale
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, lr, way, accuracy in percent
     "What methods reach where a few labels are checked, by the way in which those are used."
+    _columns(results, "results", ["paper", "table", "scale", "metric", "value", "lr", *CHOICE])
     rows = pick(results[results.table.isin(WAYS)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
+    _check_runs(rows, "results", [*CHOICE, "metric", "lr"], [])
     way = rows.table.map(WAYS).mask(rows.table.eq("checked") & rows.method.str.startswith(TUNED), "then checked")
     reported = np.where(way.isin(["noisy only", "all together"]), "accuracy_best_valid_accuracy", "accuracy_last")
     rows = rows.assign(way=way, method=rows.method.str.removeprefix(TUNED), accuracy=rows.value)
-    return rows.loc[rows.metric == reported, [*CHOICE, "lr", "way", "accuracy"]]
+    few = rows.loc[rows.metric == reported, [*CHOICE, "lr", "way", "accuracy"]]
+    finite = pd.api.types.is_numeric_dtype(few.accuracy) and np.isfinite(few.accuracy).all()
+    expect(finite, "results", "finite accuracies", few.accuracy.head(3).tolist())
+    return few

@@ -127,7 +127,9 @@ def read_keys(
 ) -> list: # paths, relative to the data set's folder
     "The pictures of a list."
     expect_path(file, "file", optional=False)
-    return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line]
+    lines = [line for line in data._text(Path(file)).splitlines() if line]
+    expect(lines, str(file), "one picture a line", "an empty file")
+    return lines
 
 def read_labels(
     file: str | Path, # a picture, a space and its class a line
@@ -144,8 +146,10 @@ def both_labels(
     without: Sequence = (), # pictures that do not count
 ) -> tuple: # (labels by people, labels from the text), both (n,)
     "The pictures that have two labels."
-    for name, labels in (("noisy", noisy), ("clean", clean)): expect_is(labels, dict, name, "a dictionary, path → class")
-    expect_is(without, (list, tuple, set), "without", "a list of pictures")
+    whole = lambda labels: all(isinstance(label, Integral) for label in labels.values())
+    for name, labels in (("noisy", noisy), ("clean", clean)): expect_is(labels, dict, name, "a dictionary, path → class", whole)
+    paths = lambda files: all(isinstance(file, (str, os.PathLike)) for file in files)
+    expect_is(without, (list, tuple, set), "without", "a list of pictures", paths)
     keys = sorted((noisy.keys() & clean.keys()) - set(without))
     expect(len(keys) > 0, "clean", "labels of some pictures that have noisy ones too", "none")
     return torch.tensor([clean[k] for k in keys]), torch.tensor([noisy[k] for k in keys])
@@ -157,7 +161,7 @@ def counted_noise(
 ) -> dict: # T and wrong, for `Dataset.extra`
     "The noise of the pictures that have two labels."
     for name, labels in (("true", true), ("given", given)): data.check_labels(labels, len(CLOTHES), name)
-    expect(len(true) == len(given), "given", f"one label for each of {len(true)} pictures", len(given))
+    expect(len(true) == len(given), "given", f"one label for each of {len(true)} pictures in true", len(given))
     return dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
 
 # %% ../nbs/06_image_files.ipynb #42cc47cd

@@ -65,7 +65,15 @@ def pretty(
     name: str, # an identifier, e.g. "train_loss"
 ) -> str: # words for a person, e.g. "train loss"
     "The words that stand for a name in titles and legends."
+    _check_names([name], "name")
     return (LABELS | QUOTED).get(name, str(name).replace("_", " "))
+
+def _check_names(names, argument="names", kind=Hashable):
+    listed = isinstance(names, Iterable) and not isinstance(names, (str, bytes)) and getattr(names, "ndim", 1) == 1
+    found = list(names) if listed else []
+    right = listed and all(isinstance(name, kind) for name in found)
+    expect(right, argument, "names", f"{type(names).__name__} {names}"[:80])
+    return found
 
 # %% ../nbs/00_plots.ipynb #89f48bbc
 _LMS = np.array([[.4122, .5363, .0514], [.2119, .6807, .1074], [.0883, .2817, .6300]])
@@ -105,7 +113,7 @@ def method_styles(
     names: Iterable[Hashable], # of all that a figure shows, in order of appearance
 ) -> dict: # name → color, dash, symbol
     "The looks of names that meet in a figure, no two alike."
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(_check_names(names)))
     looks = {name: _known(name) for name in names if _known(name)} or _fields(names)
     for name in names: looks[name] = looks.get(name) or _free(name, looks.values())
     return {name: dict(zip(("color", "dash", "symbol"), looks[name])) for name in names}
@@ -114,6 +122,7 @@ def method_style(
     name: Hashable, # a method or any other name, e.g. "forward_estimated"
 ) -> dict: # color, dash, symbol
     "The look of a name where no other is beside it."
+    _check_names([name], "name")
     return method_styles([name])[name]
 
 # %% ../nbs/00_plots.ipynb #4e447d95
@@ -129,7 +138,7 @@ def _shorten(trace):
 
 def _text(value, argument): expect(isinstance(value, str), argument, "a text", f"{type(value).__name__} {value}")
 
-def _finish(fig, title, x_label=None, y_label=None, width=800, height=440, margin=_margin, **more):
+def _finish(fig, title, x_label="", y_label="", width=800, height=440, margin=_margin, **more):
     _text(title, "title")
     lines = textwrap.wrap(title, (width - 40) // 9) or [""]
     room = 22 * (len(lines) - 1)
@@ -137,8 +146,8 @@ def _finish(fig, title, x_label=None, y_label=None, width=800, height=440, margi
     fig.update_layout(template=_template, title=dict(text="<br>".join(lines), font_size=17, x=.02),
                       width=width, height=height + room, font_size=14, margin=margin | dict(t=margin["t"] + room), plot_bgcolor="white", **more)
     for axis, label in (("x", x_label), ("y", y_label)):
-        if label is None: continue
         _text(label, f"{axis}_label")
+        if label == "": continue
         fig.update_layout({f"{axis}axis_title_text": label})
     return fig
 
@@ -158,6 +167,9 @@ def _check_numbers(frame, columns, low=-np.inf):
         numbers = pd.to_numeric(frame[c], errors="coerce").to_numpy(float)
         bad = frame[c][~(np.isfinite(numbers) & (numbers > low))]
         expect(bad.empty, "frame", f"finite numbers{' above 0' * (low == 0)} in {c!r}", bad.head(3).tolist())
+
+def _check_flags(**flags):
+    for name, on in flags.items(): expect(isinstance(on, (bool, np.bool_)), name, "True or False", repr(on))
 
 def _groups(frame, by): return [("", frame)] if by is None else list(frame.groupby(by, sort=False))
 
@@ -197,6 +209,7 @@ def curves(
 ) -> go.Figure: # one line for each value of `by`, in order of appearance
     "Lines with markers, one for each value of a column."
     _check_columns(frame, (x, y), (by, error))
+    _check_flags(log_x=log_x, log_y=log_y)
     _check_numbers(frame, (x,), 0 if log_x else -np.inf)
     _check_numbers(frame, (y,), 0 if log_y else -np.inf)
     _check_numbers(frame, (error,))
@@ -234,7 +247,7 @@ def numbered_points(
     whole = (frame[by] >= 0) & (frame[by] % 1 == 0)
     expect(whole.all(), "frame", f"class numbers 0, 1, … in {by!r}", frame[by][~whole].head(3).tolist())
     last = int(frame[by].max())
-    names = classes or [""] * (last + 1)
+    names = [""] * (last + 1) if classes is None else _check_names(classes, "classes")
     expect(len(names) > last, "classes", f"at least {last + 1} names", len(names))
     fig = go.Figure([_numbered(part, x, y, int(number), names[int(number)]) for number, part in frame.groupby(by)])
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
@@ -305,17 +318,25 @@ _RED_BLUE = ["#d6604d", "#f4a582", "#fddbc7", "#ffffff", "#d1e5f0", "#92c5de", "
 def _scale(colors): return [[i / (len(colors) - 1), color] for i, color in enumerate(colors)]
 
 def _finite(values, argument, shape):
-    try: array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError): expect(False, argument, f"numbers, {shape}", f"{type(values).__name__} {values}"[:80])
+    try: array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error: expect(False, argument, f"numbers, {shape}", error)
+    expect(array.dtype.kind in "fiub", argument, f"real numbers, {shape}", f"{type(values).__name__} {values}"[:80])
+    array = array.astype(float)
     fine = np.isfinite(array)
     expect(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}", f"{fine.size} numbers, {fine.sum()} finite")
     return array
 
 # %% ../nbs/00_plots.ipynb #24a6a361
+def _matrix(T, argument, low):
+    T = _finite(T, argument, "(C, C)")
+    expect(T.ndim == 2, argument, "a matrix", f"shape {T.shape}")
+    fits = low - 1e-5 <= T.min() and T.max() <= 1 + 1e-5
+    expect(fits, argument, f"entries in [{low}, 1]", f"{T.min():g} to {T.max():g}")
+    return T
+
 def _heat(T, classes, low, room):
-    T = _finite(T, "T", "(C, C)")
-    expect(T.ndim == 2, "T", "a matrix", f"shape {T.shape}")
-    expect(low - 1e-5 <= T.min() and T.max() <= 1 + 1e-5, "T", f"entries in [{low}, 1]", f"{T.min():g} to {T.max():g}")
+    T = _matrix(T, "Ts", low)
+    classes = classes if classes is None else _check_names(classes, "classes")
     expect(classes is None or len(classes) >= max(T.shape), "classes", f"{max(T.shape)} names", classes)
     names = lambda n: [str(c) for c in (range(n) if classes is None else classes)][:n]
     font = dict(color="#000000", size=min(13, room // max(T.shape) // 2.6))
@@ -334,9 +355,11 @@ def matrices(
     signed: bool = False, # entries in [-1, 1], in two colours
 ) -> go.Figure: # heat maps, two in a row
     "Matrices of probabilities side by side, the numbers in the cells."
-    for name, value in (("Ts", Ts), ("titles", titles)):
-        expect(hasattr(value, "__len__") and not isinstance(value, str), name, "a list", type(value).__name__)
-    expect(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one a matrix", len(titles))
+    listed = hasattr(Ts, "__len__") and not isinstance(Ts, (str, dict)) and getattr(Ts, "ndim", 3) == 3
+    expect(listed, "Ts", "a list of matrices", type(Ts).__name__)
+    titles = _check_names(titles, "titles", str)
+    expect(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one for each of Ts", len(titles))
+    _check_flags(signed=signed)
     columns, rows = min(len(Ts), 2), (len(Ts) + 1) // 2
     wide, side = (820, 310) if columns == 2 else (570, 400)
     gaps = dict(horizontal_spacing=.16 / columns, vertical_spacing=.16 / rows)
@@ -361,7 +384,7 @@ def matrix(
     y_label: str = "true class", # what the rows are
 ) -> go.Figure: # a heat map
     "A matrix of probabilities, the numbers in the cells."
-    return matrices([T], [""], title, classes, x_label, y_label)
+    return matrices([_matrix(T, "T", 0)], [""], title, classes, x_label, y_label)
 
 # %% ../nbs/00_plots.ipynb #2c150367
 def _signed(x):
@@ -410,7 +433,8 @@ def ranks(
 
 # %% ../nbs/00_plots.ipynb #5eed2a34
 def _pixels(x):
-    x = np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+    try: x = np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+    except (TypeError, ValueError, RuntimeError) as error: expect(False, "x", "uint8 images", error)
     ok = x.dtype == np.uint8 and x.size > 0 and (x.ndim == 3 or x.ndim == 4 and x.shape[1] == 3)
     expect(ok, "x", "uint8 images, (N, H, W) grey or (N, 3, H, W) colour", f"{x.dtype} {x.shape}")
     return 255 - x[..., None] if x.ndim == 3 else x.transpose(0, 2, 3, 1)
@@ -430,8 +454,8 @@ def _sheet(x, columns, below):
 
 # %% ../nbs/00_plots.ipynb #c3e250ee
 def _lines(captions, n):
-    listed = hasattr(captions, "__len__") and not isinstance(captions, str)
-    expect(listed and len(captions) == n, "captions", f"{n} texts, one an image", len(captions) if listed else captions)
+    captions = _check_names(captions, "captions")
+    expect(len(captions) == n, "captions", f"{n} texts, one an image", len(captions))
     return [textwrap.wrap(str(c), 10) or [""] for c in captions]
 
 def _captions(lines, columns, high, wide, below):
@@ -469,8 +493,11 @@ def to_triangle(
     p, # probabilities, (..., 3)
 ) -> np.ndarray: # points in the plane, (..., 2)
     "The place of three probabilities in a triangle with side 1."
-    p = _finite(p, "p", "(..., 3)")
-    expect(p.shape[-1:] == (3,), "p", "three classes, (..., 3)", f"shape {p.shape}")
+    return _in_plane(p, "p")
+
+def _in_plane(p, argument):
+    p = _finite(p, argument, "(..., 3)")
+    expect(p.shape[-1:] == (3,), argument, "three classes, (..., 3)", f"shape {p.shape}")
     return p @ CORNERS
 
 # %% ../nbs/00_plots.ipynb #eff89e76
@@ -510,7 +537,7 @@ def _edges():
 
 # %% ../nbs/00_plots.ipynb #5cca7045
 def _points(name, p, look):
-    x, y = to_triangle(p).reshape(-1, 2).T
+    x, y = _in_plane(p, f"groups[{name!r}]").reshape(-1, 2).T
     marker = dict(color=look["color"], symbol=look["symbol"], size=9, line=dict(color="white", width=.7))
     return go.Scatter(x=x, y=y, name=pretty(name), mode="markers", marker=marker)
 
@@ -524,7 +551,7 @@ def simplex(
 ) -> go.Figure: # a triangle
     "Probabilities of three classes as points in a triangle."
     expect(isinstance(groups, dict), "groups", "a dict of probabilities", type(groups).__name__)
-    expect(not isinstance(corners, str) and np.shape(corners) == (3,), "corners", "three names", corners)
+    expect(len(_check_names(corners, "corners", str)) == 3, "corners", "three names", corners)
     _text(label, "label")
     expect(function is None or callable(function), "function", "a function of probabilities", type(function).__name__)
     ground, looks = [] if function is None else [_coloured(function, label), _outside()], method_styles(groups)
@@ -546,8 +573,8 @@ def landscape(
     "A function of two variables as level lines."
     x, y, z = (_finite(a, name, shape) for a, name, shape in ((x, "x", "(X,)"), (y, "y", "(Y,)"), (z, "z", "(Y, X)")))
     for a, name in ((x, "x"), (y, "y")): expect(a.ndim == 1, name, "numbers in a row", f"shape {a.shape}")
+    _text(z_label, "z_label")
     expect(z.shape == (len(y), len(x)), "z", f"shape (Y, X) = {(len(y), len(x))}", f"shape {z.shape}")
     fig = go.Figure(go.Contour(x=x, y=y, z=z.astype(np.float32), colorscale=_scale(_BLUES[::-1]), line_width=.7,
                                contours=dict(showlabels=True, labelfont_color="#000000"), colorbar=dict(title=z_label, thickness=12)))
-    _text(z_label, "z_label")
     return _finish(fig, title, x_label, y_label, width=640, height=480)

@@ -522,7 +522,7 @@ def tiny(**changes):
     (dict(train_y=[0, 1, 1]), r"train_y: expected a tensor of whole numbers, \(N,\), got \[0, 1, 1\]"),
     (dict(train_y=torch.tensor([0, -1, 1])), r"train_y: expected labels in 0\.\.1, got -1\.\.1"),
     (dict(test_y=torch.tensor([2])), r"test_y: expected labels in 0\.\.1, got 2\.\.2"),
-    (dict(train_y=torch.tensor([0, 1])), "train_x: expected one input for each of 2 labels, got 3"),
+    (dict(train_y=torch.tensor([0, 1])), "train_x: expected one input for each of 2 labels of train_y, at least one, got 3"),
     (dict(train_y=torch.tensor([[0], [1], [1]])), r"train_y: expected a tensor of whole numbers, \(N,\), got a tensor of int64, \(3, 1\)"),
     (dict(test_x=torch.zeros(0, 2), test_y=torch.zeros(0, dtype=torch.long)), "test_x: expected one input"),
 ])

@@ -111,7 +111,7 @@ def test_every_place_is_a_probability(x, y):
 def test_simplex_and_landscape():
     fig = plots.simplex(dict(forward=np.eye(3), other=[[1/3, 1/3, 1/3]]), "t", function=lambda p: p[..., 0])
     assert np.allclose(fig.data[-2].x, [0, 1, .5]) and fig.data[-1].name == "other" and np.isfinite(fig.data[0].z).all()
-    with pytest.raises(ValueError, match="p: expected three classes"): plots.simplex(dict(a=np.eye(4)), "t")
+    with pytest.raises(ValueError, match=r"groups\['a'\]: expected three classes"): plots.simplex(dict(a=np.eye(4)), "t")
     with pytest.raises(ValueError, match="z: expected shape"): plots.landscape([0, 1], [0, 1, 2], np.zeros((2, 3)), "t", "x", "y")
 
 
@@ -214,7 +214,7 @@ NUMBERS = ["word", None, [], np.nan, [np.nan, 1], [[np.inf, 1]], {}, [["p"]], 3]
 WRONG = dict(frame=FRAMES, x=NUMBERS, y=NUMBERS, z=NUMBERS, by=["no such column", 3, []], title=[None, 3, ["t"]], x_label=[3, ["x"]], y_label=[3], z_label=[3], label=[3], error=["c", "no such column", 3], bins=[0, -1, 2.5, "3", None], classes=[["p"], "p"], T=NUMBERS, Ts=[None, [], 3, "word", ["word"], [[]]],
              titles=[None, [], ["a", "b"], "t", 3], limit=[0, -1, np.nan, np.inf, "3", None], half=[-1, np.nan, np.inf, "3", None], captions=["pq", ["p"], [], 3], columns=[0, -1, 2.5, "3", None], p=NUMBERS, points=NUMBERS, groups=[None, [], 3, dict(a=np.ones(2)), dict(a=np.nan), dict(a="word")],
              corners=["abc", ["p"], None, 3], function=[3, "word", lambda p: np.nan * p[..., 0], lambda p: p, lambda p: None])
-NAMED = {"Ts": "Ts|T|titles", "groups": "groups|p", "titles": "titles", "x": "x|frame", "y": "y|frame|z", "by": "frame", "error": "frame"}
+NAMED = {"Ts": "Ts|T|titles", "groups": r"groups|groups\['a'\]", "titles": "titles", "x": "x|frame", "y": "y|frame|z", "by": "frame", "error": "frame"}
 PUBLIC = {name: f for name in plots.__all__ if inspect.isfunction(f := getattr(plots, name)) and name not in ("pretty", "method_style")}
 CASES = [(name, argument, k) for name, f in PUBLIC.items() if name != "method_styles" for argument in inspect.signature(f).parameters for k in range(len(WRONG.get(argument, []))) if (name, argument, k) != ("bars", "frame", 9)] # words are good groups of bars
 
