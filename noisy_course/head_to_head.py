@@ -13,8 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import friedmanchisquare, studentized_range, ttest_rel, wilcoxon
 
-from .basics import expect
-from .comparison import RUN, SETTING, pick, read_results, setting_title
+from .basics import SETTING, expect, pick
 from .plots import gains, pretty, ranks
 
 # %% ../nbs/22_head_to_head.ipynb #00a5f3de

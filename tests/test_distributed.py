@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_course import distributed, experiments, noise, training
+from noisy_course import distributed, noise, training
+from noisy_course.lab import experiments
 from noisy_course.data import Dataset, random_flip
 from noisy_course.distributed import Team, check_team, devices, joined, launch, train_team
 from noisy_course.image_files import read_clothing1m
 from noisy_course.models import MLP, Dropout, initialise
-from noisy_course.protocols import METHODS, method
+from noisy_course.lab.protocols import METHODS, method
 from noisy_course.training import Recipe, Run, generator, train
 from test_image_files import shop
 

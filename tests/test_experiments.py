@@ -23,11 +23,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from noisy_course import experiments, protocols, training
-from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
+from noisy_course import training
+from noisy_course.lab import experiments, protocols
+from noisy_course.lab.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
                                       main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
-from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.comparison import ASSETS, flaw, published, published_tables, read_file, read_results
+from noisy_course.lab.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
+from noisy_course.lab.comparison import ASSETS, flaw, published, published_tables, read_file, read_results
 from noisy_course.data import Dataset
 
 TABLE2 = ("patrini2017", "table2")
@@ -716,7 +717,7 @@ def test_without_fcntl_all_can_be_imported_and_only_batches_are_refused(tmp_path
     code = """if True:
         import sys
         sys.modules["fcntl"] = None
-        from noisy_course import experiments, gpu_pack, report, site, speed
+        from noisy_course.lab import experiments, gpu_pack, report, site, speed
         try: experiments.run_blocks(experiments.blocks(experiments.plan("patrini2017", "table2", "smoke", dataset="mnist")), sys.argv[1])
         except ValueError as error: print(error)"""
     said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
@@ -800,11 +801,11 @@ def wheel(tmp_path_factory):
 def test_a_wheel_trains(tmp_path, wheel):
     place = dict(cwd=tmp_path, env={k: v for k, v in os.environ.items() if not k.startswith("NOISY_COURSE")} | dict(PYTHONPATH=str(wheel)), capture_output=True, text=True)
     words = [*TABLE2, "--dataset", "mnist", "--noise", "none", "--method", "cross_entropy", "--scale", "smoke"]
-    done = subprocess.run([sys.executable, "-m", "noisy_course.experiments", *words], **place)
+    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.experiments", *words], **place)
     assert done.returncode == 0, done.stderr
     rows = pd.read_parquet(next((tmp_path / "runs").glob("*.parquet")))
     assert rows.commit.unique().tolist() == ["unknown"] and rows[rows.metric == "accuracy"].value.between(20, 100).all()
-    code = "from noisy_course import data, experiments; print(experiments.NOTEBOOK, experiments.sources(), len(data.load('mnist').train_y), experiments.profile_folder('slurm').name)"
+    code = "from noisy_course import data; from noisy_course.lab import experiments; print(experiments.NOTEBOOK, experiments.sources(), len(data.load('mnist').train_y), experiments.profile_folder('slurm').name)"
     said = subprocess.run([sys.executable, "-c", code], check=True, **place).stdout.split()
     assert said == [str(wheel / "noisy_course/workflow/train_block.ipynb"), experiments.sources(), "60000", "slurm"]
 
@@ -834,7 +835,7 @@ def in_second_stage(results, block):
 def test_kill_9_in_the_middle_of_a_block(tmp_path):
     "The first stage is read from its checkpoint, the second is trained again, the numbers are those of an undisturbed block."
     block = tiny(epochs=8)
-    command = "import json, sys; from noisy_course.experiments import *; execute_planned(*sys.argv[1:])"
+    command = "import json, sys; from noisy_course.lab.experiments import *; execute_planned(*sys.argv[1:])"
     (tmp_path / "plan.json").write_text(json.dumps({block.name: parameters(block, "cpu", tmp_path)}))
     process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "plan.json"), block.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -20,12 +20,13 @@ import psutil
 import pytest
 import torch
 
-from noisy_course import data, experiments, gpu_pack
+from noisy_course import data
+from noisy_course.lab import experiments, gpu_pack
 from noisy_course.data import Layout
-from noisy_course.experiments import Block, blocks, missing, plan, tree, write_result
-from noisy_course.gpu_pack import (FIRST, OFFICIAL, copy_course, cut, data_of, defined_block, download_wheels, fault, import_results, lacking, main,
+from noisy_course.lab.experiments import Block, blocks, missing, plan, tree, write_result
+from noisy_course.lab.gpu_pack import (FIRST, OFFICIAL, copy_course, cut, data_of, defined_block, download_wheels, fault, import_results, lacking, main,
                                    most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack)
-from noisy_course.protocols import TABLES
+from noisy_course.lab.protocols import TABLES
 
 def tiny(**changes):
     "A block of seconds: cross-entropy, and forward correction with an estimate, on 300 digits."
@@ -228,7 +229,7 @@ def test_the_packed_course_says_its_commit(tmp_path):
     assert note == tree() | dict(sources=experiments.sources())
     (tmp_path / "packed.json").write_text(json.dumps(note | dict(commit="c" * 40, dirty=False)))
     asked = """if True:
-        from noisy_course.experiments import provenance
+        from noisy_course.lab.experiments import provenance
         print(*(provenance()[k] for k in ("commit", "dirty")))
         open("noisy_course/noise.py", "a").write("# changed over there")
         print(*(provenance()[k] for k in ("commit", "dirty")))"""
@@ -302,7 +303,7 @@ def test_without_torchvision_only_its_own_networks_are_missing():
     code = """if True:
         import sys
         sys.modules["torchvision"] = None
-        from noisy_course import experiments, gpu_pack
+        from noisy_course.lab import experiments, gpu_pack
         from noisy_course.models import MODELS
         for name, make in MODELS.items():
             try: make(10)
@@ -370,7 +371,7 @@ def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch, c
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL])
 def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, how):
     line = "import os, sys, time; from pathlib import Path; (Path(sys.argv[1]).parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
-    code = f"from noisy_course import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
+    code = f"from noisy_course.lab import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
     words = ["run", planned(tmp_path, four[0]), "--work", tmp_path, "--results", tmp_path / "results", "--until", time.time() + 600, "--device", "cpu"]
     heard = dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) # also where these tests run under nohup
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **heard)

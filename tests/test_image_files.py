@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Generator
 from torchvision import models
 
-from noisy_course import experiments, image_files, protocols, training
+from noisy_course import image_files, training
+from noisy_course.lab import experiments, protocols
 from noisy_course.data import Dataset
 from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels, read_weights
 from noisy_course.loss_correction import METHODS

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import ttest_ind
 
-from noisy_course import comparison, report
-from noisy_course.comparison import *
+from noisy_course.lab import comparison, report
+from noisy_course.lab.comparison import *
 from noisy_course.plots import pretty
-from noisy_course.report import *
+from noisy_course.lab.report import *
 
 PAPER = ("patrini2017", "table2")
 BLOCKS = [("mnist", "mlp"), ("imdb", "embedding")]

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from noisy_course.experiments import blocks, parameters, plan, run_blocks
+from noisy_course.lab.experiments import blocks, parameters, plan, run_blocks
 
 KILLS = int(os.environ.get("SOAK_KILLS", 4))
 
@@ -30,7 +30,8 @@ BLOCKS = [
 START = """
 import json, os, sys
 from dataclasses import replace
-from noisy_course import data, experiments, training
+from noisy_course import data, training
+from noisy_course.lab import experiments
 digits = data.load("mnist")
 few = replace(digits, test_x=digits.test_x[:1000], test_y=digits.test_y[:1000])
 experiments.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
@@ -57,7 +58,7 @@ for block in chosen:
     experiments.write_result(experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs)), sys.argv[1])
 """
 BATCH = START + """
-from noisy_course.experiments import block_from, run_blocks
+from noisy_course.lab.experiments import block_from, run_blocks
 run_blocks([block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))], sys.argv[1], workers=2)
 """
 
