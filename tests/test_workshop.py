@@ -197,10 +197,10 @@ def test_chapter_proves(path, elsewhere, monkeypatch):
     for name in [name for name in os.environ if name.startswith("NOISY_COURSE_")]: monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(elsewhere/"home"))
     monkeypatch.setenv("PYTHONPATH", str(elsewhere/"package"))
-    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.name, 4) for who in ("student", "instructor"))
+    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.relative_to(ROOT/"nbs"), 4) for who in ("student", "instructor"))
     nb = prover(full, handed_out)
     nb.cells.insert(0, new_code_cell(HERE.format(str(elsewhere/"package"/"noisy_course"/"__init__.py"))))
-    run(nb, elsewhere/"kit"/"instructor")
+    run(nb, (elsewhere/"kit"/"instructor"/path.relative_to(ROOT/"nbs")).parent)
 
 def test_some_chapter_has_exercises():
     assert "10_loss_correction" in [p.stem for p in CHAPTERS]
