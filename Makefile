@@ -46,15 +46,15 @@ $(READY):
 	@touch $@
 
 run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
-	@$(RUN) -m noisy_course.lab.experiments patrini2017 table2 --dataset mnist
+	@$(RUN) -m noisy_course.lab.batch patrini2017 table2 --dataset mnist
 	@$(RUN) -m noisy_course.lab.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
 
 table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
-	@$(RUN) -m noisy_course.lab.experiments "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
+	@$(RUN) -m noisy_course.lab.batch "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
 	@$(RUN) -m noisy_course.lab.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET) --site "$$SAID_PAGES"
 
 plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
-	@$(RUN) -m noisy_course.lab.experiments $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan
+	@$(RUN) -m noisy_course.lab.batch $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan
 
 report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
 	@$(RUN) -m noisy_course.lab.site --site "$$SAID_SITE"

@@ -1,6 +1,5 @@
 """What the laboratory's notebooks checked before they became modules: protocols, places on GPUs, forecasts, packed images, benchmark."""
 import sys
-import warnings
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,11 @@ import torch
 from fastcore.test import expect_fail, test_close as close
 
 from noisy_course import data
-from noisy_course.lab import experiments, gpu_pack, speed
-from noisy_course.lab.comparison import CELL, cell_means, findings, highlights, published, read_results, side_by_side, welch
-from noisy_course.lab.experiments import arithmetic, blocks, estimate, plan, recorded_speed, seconds_each
+from noisy_course.lab import gpu_pack, job, locks, speed
+from noisy_course.lab.comparison import cell_means, findings, highlights, published, side_by_side, welch
+from noisy_course.lab.results import CELL, read_results
+from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
+from noisy_course.lab.grid import blocks, plan
 from noisy_course.lab.protocols import SCALES, SIX, TABLES, TEN, at_scale, method, milestones, shortened
 from noisy_course.basics import SETTING, pick
 from noisy_course.training import Recipe
@@ -65,7 +66,7 @@ def test_unknown_names_are_refused():
 # Places on GPUs, and a block's own kernel
 
 def test_places_are_spread_over_gpus_and_given_back(tmp_path):
-    take = lambda: experiments._take_place(tmp_path/"gpus", gpus=2, share=2)
+    take = lambda: locks._take_place(tmp_path/"gpus", gpus=2, share=2)
     taken = [take() for _ in range(5)]
     assert [found and found[0] for found in taken] == [0, 1, 0, 1, None]
     taken[2][1].close()
@@ -73,10 +74,10 @@ def test_places_are_spread_over_gpus_and_given_back(tmp_path):
     for _, file in taken[:4]: file.close()
 
 def test_a_device_that_is_named_stays(tmp_path):
-    with experiments.place("cpu", tmp_path) as device: assert device == "cpu"
+    with locks.place("cpu", tmp_path) as device: assert device == "cpu"
 
 def test_a_kernel_is_the_interpreter_that_runs():
-    assert experiments.OwnKernel(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
+    assert job.OwnKernel(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
 
 
 # How long it will take

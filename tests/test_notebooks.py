@@ -13,7 +13,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from noisy_course.lab.comparison import read_results, readme_table
+from noisy_course.lab.comparison import readme_table
+from noisy_course.lab.results import read_results
 from noisy_course.lab.pictures import belongs, bundles
 from noisy_course.lab.tidy import METADATA
 

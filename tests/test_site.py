@@ -15,7 +15,8 @@ from browser import CHROMIUM, needs_browser as browser
 from test_report import BLOCKS, PAPER, make, save
 
 from noisy_course.lab import protocols
-from noisy_course.lab.comparison import PAPERS, by_paper, named, papers_table, published, published_tables, read_results, side_by_side
+from noisy_course.lab.comparison import PAPERS, by_paper, named, papers_table, published, published_tables, side_by_side
+from noisy_course.lab.results import read_results
 from noisy_course.lab.site import *
 
 NBS = Path(__file__).parents[1]/"nbs"

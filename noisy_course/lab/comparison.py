@@ -1,9 +1,6 @@
 """Paper beside ours: read result files, test each cell, and count which orderings and claims of a paper hold."""
 import re
 import unicodedata
-import warnings
-from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +11,7 @@ import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
 from noisy_course.basics import SETTING, expect, pick
+from noisy_course.lab.results import CELL, SCALES
 from noisy_course.plots import pretty
 
 
@@ -23,7 +21,6 @@ from noisy_course.plots import pretty
 # four *settings*: no noise, symmetric noise, and two rates of asymmetric noise. We keep the numbers in a
 # CSV file, one row a cell.
 ASSETS = Path(str(files("noisy_course")))/"assets"
-CELL = [*SETTING, "method"]
 
 PAPERS = ["patrini2017", "zhang2018", "wang2019", "jindal2019", "tanaka2018"]
 
@@ -105,149 +102,6 @@ def highlights(
     best = np.argmax(np.where(star | np.isnan(mean), -np.inf, mean))
     bold = ~star & ~np.isnan(mean) & ~apart(mean[best], std[best], n[best], mean, std, n)
     return setting.assign(**{f"{who}_star": star, f"{who}_bold": bold})
-
-
-# Our results are rows
-
-# A run writes rows: what it was, a metric, a value, and where it came from. A missing `variant` means the
-# plain run; extra runs with another hyper-parameter name it there, as in `dropout=0.2`. Every row says its
-# *scale*: `smoke`, `laptop` or `paper`. Nothing below ever averages over scales.
-RUN = ["paper", "table", *CELL, "samples", "seed", "scale", "variant"]
-PROVENANCE = ["commit", "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"]
-OPTIONAL = ["variant", "network"]
-COLUMNS = [*RUN, "network", "block", "metric", "epoch", "value", *PROVENANCE]
-SCALES = ["paper", "laptop", "smoke"]
-DEFINED = ["samples", "epochs", "dropout", "percentile", "network"]
-
-def _tidy(frame):
-    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
-    numbers = {c: pd.to_numeric(frame[c]).astype(float) for c in ("rate", "value", "realised_rate", "seconds")}
-    words = {c: frame[c].astype(object).fillna("") for c in OPTIONAL}
-    return frame.assign(**numbers | words | dict(rate=numbers["rate"].round(6)))
-
-
-# `read_results` reads all parquet files below one or several folders. A file that is not ours stops it, by
-# name: a report that skips what it cannot read would lose cells in silence. A run that is found twice
-# counts once, from the folder named first, or else from the newest file. And a cell whose files differ in
-# epochs or dropout keeps one definition only: means over two kinds of run are means of nothing.
-# What is read is checked. The pages of a file carry checksums (files older than this rule do not), and
-# accuracies are percentages:
-def read_file(
-    file: str | Path, # parquet
-) -> pd.DataFrame:
-    "A parquet file, its pages held against their checksums."
-    return pd.read_parquet(file, page_checksum_verification=True)
-
-def _no_percentages(rows):
-    accuracies = rows[rows.metric.str.startswith("accuracy") | rows.metric.isin(["test_accuracy", "valid_accuracy"])]
-    odd = accuracies[~accuracies.value.between(0, 100)]
-    return f"says {odd.value.iloc[0]:g} for {_whose(odd.iloc[0])}, which is no percentage" if len(odd) else ""
-
-def _whose(row): return f"{row.method}'s seed {row.seed}, {row.metric}"
-
-
-# A block's file says an accuracy twice: as the number that is reported, and as a point of a curve. The two
-# must agree. Which point it is follows from other curves of the same run: the epoch of the lowest
-# validation loss, the last one, the best one on validation images.
-CURVES = ["test_accuracy", "valid_loss", "valid_accuracy", "valid_accuracy_clean"]
-
-def _reported_epochs(wide, runs):
-    "The rows of the epochs at which a run's accuracies are read, by their names."
-    lowest = lambda column: wide.loc[column.sort_values(kind="stable").index].drop_duplicates(runs)
-    yield "accuracy", lowest(wide.valid_loss.fillna(np.inf))
-    yield "accuracy_last", wide.drop_duplicates(runs, keep="last")
-    for best in [c for c in CURVES[2:] if c in wide]: yield f"accuracy_best_{best}", lowest(-wide[best])
-
-def _own_words(rows, runs):
-    "The accuracies a file reports, each beside the point of the curve that it should be."
-    wide = rows[rows.metric.isin(CURVES)].pivot(index=[*runs, "epoch"], columns="metric", values="value").reset_index()
-    points = [part[[*runs, "epoch", "test_accuracy"]].assign(metric=name) for name, part in _reported_epochs(wide, runs)]
-    single = rows[rows.epoch.isna()].drop(columns="epoch")
-    return single.merge(pd.concat(points), how="right", on=[*runs, "metric"])
-
-
-def disagreement(
-    rows: pd.DataFrame, # of a block's file
-) -> str: # empty if there is none
-    "Where the accuracies that a block reports are not the points of its curves."
-    rows = rows[rows.metric.isin(CURVES) | rows.metric.str.startswith("accuracy")]
-    runs = ["method", "seed", *(c for c in RUN if c in rows and c not in ("method", "seed") and rows[c].nunique(dropna=False) > 1)]
-    rows = rows.reindex(columns=[*runs, "metric", "epoch", "value", "epoch_chosen"])
-    twice = rows[rows.duplicated([*runs, "metric", "epoch"])]
-    if len(twice): return f"says {_whose(twice.iloc[0])}, epoch {twice.epoch.iloc[0]} twice"
-    if not set(CURVES[:2]) <= set(rows.metric): return f"lacks curves of {' and '.join(CURVES[:2])}"
-    both = _own_words(rows, runs)
-    other = both[both.value != both.test_accuracy]
-    if len(other):
-        one = other.iloc[0]
-        return f"says {one.value:g} for {_whose(one)}; its curve has {one.test_accuracy:g} there, after epoch {one.epoch}"
-    chosen = both.assign(chosen=both.epoch == both.epoch_chosen).groupby(runs).chosen.any()
-    return "" if chosen.all() else f"reports an epoch of {' '.join(map(str, chosen.idxmin()))} that is neither the best nor the last"
-
-
-# A file of something else, a damaged one, and one whose numbers contradict each other: each gets a
-# sentence. Whoever wants to know whether a block is finished asks for it, so it is remembered until the
-# file changes. A file whose block has no hash in its name was made by hand, perhaps without curves; of that
-# only the percentages are looked at:
-def flaw(
-    file: str | Path, # a result
-) -> str: # e.g. "cannot be read (…)"; empty if there is none
-    "What is wrong with a result file."
-    there = Path(file).stat()
-    return _flaw(str(file), there.st_size, there.st_mtime_ns)
-
-@cache
-def _flaw(file, *version):
-    try: return _flaw_of(read_file(file))
-    except Exception as error: return f"cannot be read ({error})"
-
-def _of_a_block(rows): return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
-
-def _flaw_of(rows):
-    spared = OPTIONAL if _of_a_block(rows) else [*OPTIONAL, *PROVENANCE]
-    missing = [c for c in COLUMNS if c not in [*rows, *spared]]
-    if missing: return f"is without the columns {', '.join(missing)}"
-    wordy = [c for c in ("rate", "value") if not pd.api.types.is_numeric_dtype(rows[c])]
-    if wordy: return f"has something else than numbers in {' and '.join(wordy)}"
-    if not pd.api.types.is_string_dtype(rows.metric): return "has something else than words in metric"
-    named, rows = _of_a_block(rows), rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]]
-    return _no_percentages(rows) or (disagreement(rows) if named else "")
-
-
-def _read(file):
-    try: frame = read_file(file)
-    except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); {AWAY}") from error
-    found = _flaw_of(frame)
-    expect(not found, "folders", "sound results, with numbers in rate and value", f"{file}, which {found}; {AWAY}")
-    return _tidy(frame).assign(file=str(file))
-
-AWAY = "delete it or move it away, and train it again"
-
-def _first(frame, keys, column): return frame[column] == frame.groupby(keys, dropna=False)[column].transform("first")
-
-def _once(frame):
-    frame = frame.assign(definition=frame.groupby([c for c in DEFINED if c in frame], dropna=False).ngroup())
-    kept = frame[_first(frame, [c for c in RUN if c not in ("seed", "samples")], "definition")]
-    kept = kept[_first(kept, RUN, "file")]
-    left = len(frame) - len(kept)
-    if left: warnings.warn(f"read_results: {left} rows left out: an earlier folder or a newer file has the same run, or the cell defined otherwise")
-    return kept.reset_index(drop=True)
-
-
-# All the rest is finding the files. A name that starts with a dot is a file half written, and left alone.
-# The course's own head-to-head has more rows than all papers together, and is read only when it is asked
-# for.
-def _newest(folder): return sorted(folder.rglob("*.parquet"), key=lambda file: (-file.stat().st_mtime, file.name))
-
-def read_results(
-    folders: str | Path | Sequence[str | Path], # folders with parquet files, searched in depth
-    course: bool = False, # whether to read the course's own head-to-head instead of the papers' experiments
-) -> pd.DataFrame: # one row a value, see COLUMNS; empty if there are no files
-    "All results below the folders, each run once."
-    folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
-    for folder in folders: expect(folder.is_dir(), "folders", "folders that exist", folder)
-    found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".") and file.name.startswith("course_") == course]
-    return _once(pd.concat(found, ignore_index=True)) if found else _tidy(pd.DataFrame(columns=COLUMNS)).assign(file="")
 
 
 # Side by side

@@ -13,12 +13,12 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from noisy_course import data
-from noisy_course.basics import expect, whole_file
+from noisy_course.basics import SETTING, expect, pick, whole_file
 from noisy_course.data import CIFAR10_CLASSES
-from noisy_course.lab import experiments
-from noisy_course.lab.comparison import (ASSETS, CELL, FINDINGS, OUTCOMES, SCALES, SETTING, all_sides, block_title, cell_means, findings, identity, listed,
-    named, number, orderings, pick, published, published_tables, read_results, readable, reasons, score, setting_title, span, stand_in,
+from noisy_course.lab.comparison import (ASSETS, FINDINGS, OUTCOMES, all_sides, block_title, cell_means, findings, identity, listed,
+    named, number, orderings, published, published_tables, readable, reasons, score, setting_title, span, stand_in,
     terminal_table, told)
+from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
 from noisy_course.plots import bars, curves, matrices, numbered_points, pretty
 
 
@@ -669,13 +669,13 @@ def write_report(
 # It looks in your own results first, then in those that come with the repository.
 def _folders():
     home = (data.settings_file() or Path("settings.ini")).parent
-    return [f for f in dict.fromkeys((experiments.results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
+    return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
 def _show(given, results):
     if given.paper and (given.paper, given.table) in published_tables(): print(terminal_table(results, given.paper, given.table, given.scale, given.dataset))
     elif given.paper: print(f"{given.paper} {given.table} has no published numbers; the report shows what it has to do with the others.")
     print(f"\nreport:             {write_report(results, given.site).resolve()}")
-    notebooks = experiments.results_folder()/"notebooks"
+    notebooks = results_folder()/"notebooks"
     if notebooks.is_dir(): print(f"executed notebooks: {notebooks.resolve()}")
 
 
@@ -689,7 +689,7 @@ def main(
     parser.add_argument("--dataset", help="show only this data set")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="the scale to show in the terminal")
     parser.add_argument("--results", type=Path, nargs="+", help="folders of results")
-    parser.add_argument("--site", type=Path, default=experiments.results_folder()/"report", help="folder of the pages")
+    parser.add_argument("--site", type=Path, default=results_folder()/"report", help="folder of the pages")
     given = parser.parse_args(argv)
     try: _show(given, read_results(given.results or _folders()))
     except (ValueError, OSError) as error: raise SystemExit(str(error)) from None

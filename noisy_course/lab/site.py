@@ -1,6 +1,5 @@
 """One folder that opens without internet: the chapters, every table beside ours, every method, every equation, and every claim that did not hold."""
 import argparse, ast, inspect, io, json, re, shutil, sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,8 +22,9 @@ from torch import nn
 
 from noisy_course import data
 from noisy_course.basics import expect, whole_file
-from noisy_course.lab import comparison, experiments, protocols, report
-from noisy_course.lab.comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published, published_tables, read_results, setting_title
+from noisy_course.lab import comparison, protocols, report
+from noisy_course.lab.comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published, published_tables, setting_title
+from noisy_course.lab.results import read_results, results_folder
 from noisy_course.plots import pretty
 from noisy_course.training import stages
 
@@ -724,7 +724,7 @@ def main(
     home = (data.settings_file() or Path("settings.ini")).parent
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.site", description="The whole course as one offline site, from results that are there.")
     parser.add_argument("--results", type=Path, nargs="+", help="folders of results")
-    parser.add_argument("--site", type=Path, default=experiments.results_folder()/"site", help="folder of the pages")
+    parser.add_argument("--site", type=Path, default=results_folder()/"site", help="folder of the pages")
     parser.add_argument("--notebooks", type=Path, default=home/"nbs", help="folder of the chapters")
     given = parser.parse_args(argv)
     try: print(f"site: {write_site(read_results(given.results or report._folders()), given.site, given.notebooks, sys.stdout).resolve()}")

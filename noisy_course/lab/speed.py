@@ -20,7 +20,8 @@ from tqdm import tqdm
 from noisy_course import data, noise
 from noisy_course.basics import expect, whole_file
 from noisy_course.distributed import check_there
-from noisy_course.lab.experiments import arithmetic, provenance
+from noisy_course.lab.forecast import arithmetic
+from noisy_course.lab.results import provenance
 from noisy_course.lab.protocols import METHODS, NINE, SEVEN, SIX, TEN
 from noisy_course.models import MLP, MODELS, initialise
 from noisy_course.training import Company, Recipe, Run, generator
