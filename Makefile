@@ -18,7 +18,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 
 # What a person may say after `make`; a misspelt word must not train everything, and the shell's own variables say nothing here.
 SETTINGS = DATA RESULTS DEVICE SCALE WORKERS
-PARTS    = DATASET MODEL METHOD NOISE VARIANT RATE PRECISION PROFILE
+PARTS    = DATASET MODEL METHOD NOISE VARIANT RATE PRECISION PROFILE PROTOCOL
 WORDS    = PYTHON VENV READY PAPER TABLE SITE PAGES README PACK FOLDER NB TARGET MINUTES MACHINE MEGABYTES $(SETTINGS) $(PARTS)
 said     = $(findstring command line,$(origin $(1)))
 $(foreach word,$(filter-out -% MAKE%,$(.VARIABLES)),$(if $(call said,$(word)),$(if $(filter $(word),$(WORDS)),,$(error $(word): expected one of $(WORDS)))))
@@ -49,9 +49,9 @@ run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows i
 	@$(RUN) -m noisy_course.lab.batch patrini2017 table2 --dataset mnist
 	@$(RUN) -m noisy_course.lab.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
 
-table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
+table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist SCALE=paper DEVICE=cuda; of your own: PROTOCOL=mine.py TABLE=…
 	@$(RUN) -m noisy_course.lab.batch "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
-	@$(RUN) -m noisy_course.lab.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET) --site "$$SAID_PAGES"
+	@$(RUN) -m noisy_course.lab.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET PROTOCOL) --site "$$SAID_PAGES"
 
 plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
 	@$(RUN) -m noisy_course.lab.batch $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan

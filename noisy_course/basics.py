@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'SETTING', 'expect', 'check_number', 'check_count', 'kind', 'tolerance', 'total', 'whole_file', 'recorded',
-           'pick']
+           'check_frame', 'pick']
 
 # %% ../nbs/engine/00_basics.ipynb #c38438a2
 import os
@@ -110,11 +110,22 @@ def recorded(
 # %% ../nbs/engine/00_basics.ipynb #7e894e2a
 SETTING = ["dataset", "model", "noise", "rate"]
 
+def check_frame(
+    frame: "DataFrame", # what came
+    argument: str, # its name, as the caller wrote it
+    columns: list = (), # that it must have
+) -> None:
+    "Refuse what is no data frame, or lacks columns."
+    expect(hasattr(frame, "columns"), argument, "a data frame", kind(frame))
+    absent = [column for column in columns if column not in frame]
+    expect(not absent, argument, f"a data frame with the columns {', '.join(columns)}", f"one without {', '.join(absent)}")
+
 def pick(
     frame: "DataFrame", # any
     **equal, # column → the value that it must have
 ) -> "DataFrame": # some of its rows
     "The rows where columns have given values."
+    check_frame(frame, "frame")
     for column, value in equal.items():
         expect(column in frame, column, f"one of the columns {', '.join(map(str, frame))}", repr(value))
         frame = frame[frame[column] == value]

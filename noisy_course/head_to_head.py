@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import friedmanchisquare, studentized_range, ttest_rel, wilcoxon
 
-from .basics import SETTING, expect, pick
+from .basics import SETTING, check_count, check_frame, check_number, expect, pick
 from .plots import gains, pretty, ranks
 
 # %% ../nbs/22_head_to_head.ipynb #00a5f3de
@@ -27,6 +27,9 @@ def tried(
     tables: tuple = ALL, # of the course
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, variant; valid, test, last in percent
     "What every run of the head-to-head reached: noisy validation accuracy, test accuracy at its best epoch and at the last."
+    check_frame(results, "results", [*CHOICE, "paper", "table", "scale", "variant", "metric", "value"])
+    expect(isinstance(tables, tuple), "tables", "a tuple of names", repr(tables))
+    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
     rows, run = pick(results[results.table.isin(tables)], paper="course", scale=scale), [*CHOICE, "variant"]
     expect(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
     valid = pick(rows, metric="valid_accuracy").groupby(run, as_index=False).value.max().rename(columns=dict(value="valid"))
@@ -43,16 +46,23 @@ def short(
     rate: float, # probability of a wrong label
 ) -> str: # e.g. "MNIST sym 0.5"
     "A setting in few letters."
+    for name, word in dict(dataset=dataset, noise=noise).items(): expect(isinstance(word, str), name, "a word", repr(word))
+    check_number(rate, "rate", "[0, 1]")
     people, kinds = dict(aggre="majority", worse="worst label"), dict(symmetric="sym.", asymmetric="asym.")
     name = dict(mnist="MNIST", fashion_mnist="Fashion", cifar10="CIFAR-10N").get(dataset, dataset)
     return f"{name} {people.get(noise) or f'{kinds.get(noise, noise)} {rate:g}'}"
 
 # %% ../nbs/22_head_to_head.ipynb #0ba286b9
+def _check_methods(names, argument):
+    expect(isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names), argument, "a tuple of names of methods", repr(names))
+
 def mean_ranks(
     runs: pd.DataFrame, # one row a setting, method and seed, or more
     without: tuple = TOLD, # methods that are not ranked
 ) -> pd.Series: # rank by method, best first
     "Mean ranks over settings, by mean test accuracy."
+    check_frame(runs, "runs", [*CHOICE, "test"])
+    _check_methods(without, "without")
     means = runs[~runs.method.isin(without)].groupby([*SETTING, "method"]).test.mean().unstack()
     return means.rank(axis=1, ascending=False).mean().sort_values().rename("rank")
 
@@ -61,6 +71,7 @@ def chosen(
     runs: pd.DataFrame, # from `tried`
 ) -> pd.DataFrame: # one row a setting, method and seed
     "The candidate that noisy validation chooses in each run; the first of equals."
+    check_frame(runs, "runs", [*CHOICE, "valid", "test"])
     return runs.loc[runs.groupby(CHOICE, sort=False).valid.idxmax()].reset_index(drop=True)
 
 # %% ../nbs/22_head_to_head.ipynb #378d2659
@@ -68,6 +79,7 @@ def regret(
     runs: pd.DataFrame, # from `tried`
 ) -> pd.DataFrame: # one row a setting and method: points
     "By how much the candidate that noisy validation chooses misses the best on test data, averaged over seeds."
+    check_frame(runs, "runs", [*CHOICE, "valid", "test"])
     best = runs.groupby(CHOICE, sort=False).test.max()
     missed = best - chosen(runs).set_index(CHOICE).test
     return missed.groupby([*SETTING, "method"], sort=False).mean().rename("regret").reset_index()
@@ -78,6 +90,8 @@ def free_choice(
     without: tuple = TOLD, # methods that may not be chosen
 ) -> pd.DataFrame: # one row a setting and seed
     "The method and candidate that noisy validation chooses among all."
+    check_frame(runs, "runs", [*CHOICE, "valid", "test"])
+    _check_methods(without, "without")
     allowed = runs[~runs.method.isin(without)]
     return allowed.loc[allowed.groupby([*SETTING, "seed"], sort=False).valid.idxmax()].reset_index(drop=True)
 
@@ -86,6 +100,7 @@ def over_cross_entropy(
     picked: pd.DataFrame, # from `chosen`
 ) -> pd.DataFrame: # methods × settings, points; in order of the mean rank, those that are told T last
     "What each method gains over cross-entropy, seed by seed."
+    check_frame(picked, "picked", [*CHOICE, "test"])
     wide = picked.pivot(index="method", columns=["dataset", "noise", "rate", "seed"], values="test")
     gain = (wide - wide.loc["cross_entropy"]).T.groupby(level=["dataset", "noise", "rate"], sort=False).mean().T
     gain.columns = [short(*setting) for setting in gain.columns]
@@ -96,6 +111,7 @@ def league(
     picked: pd.DataFrame, # from `chosen`, of one data set
 ) -> pd.DataFrame: # methods × settings, "mean ± std", a star at the best untold
     "Accuracies in percent, as a table to read."
+    check_frame(picked, "picked", [*CHOICE, "test"])
     cells = picked.groupby(["method", "noise", "rate"], sort=False).test.agg(["mean", "std"]).unstack(["noise", "rate"])
     mean, std = cells["mean"], cells["std"]
     best = mean[~mean.index.isin(TOLD)].max()
@@ -107,6 +123,9 @@ def holm(
     p: np.ndarray, # p-values
 ) -> np.ndarray: # of bool
     "Which tests stay significant at 5 % after Holm's correction."
+    values = np.asarray(p)
+    within = values.ndim == 1 and values.dtype.kind == "f" and ((values >= 0) & (values <= 1)).all()
+    expect(within, "p", "p-values in [0, 1], one after the other", repr(p)[:80])
     order, m = np.argsort(p), len(p)
     passed = np.cumprod(np.asarray(p)[order] < .05 / np.arange(m, 0, -1)).astype(bool)
     return passed[np.argsort(order)]
@@ -116,6 +135,8 @@ def against(
     rival: str = "cross_entropy", # a method
 ) -> pd.DataFrame: # one row a method: mean gain, settings won and lost (paired t, 5 %), p of Wilcoxon's test, whether Holm keeps it
     "Every method against one, within settings and over them."
+    check_frame(picked, "picked", [*CHOICE, "test"])
+    expect(isinstance(rival, str) and rival in set(picked.method), "rival", f"one of {', '.join(picked.method.unique())}", repr(rival))
     wide = picked.pivot(index=[*SETTING, "seed"], columns="method", values="test")
     gain = wide.drop(columns=rival).sub(wide[rival], axis=0)
     mean, p = gain.groupby(level=SETTING).mean(), gain.groupby(level=SETTING).agg(lambda d: ttest_rel(d, 0 * d).pvalue)
@@ -129,7 +150,8 @@ def critical_difference(
     alpha: float = .05, # chance of any false alarm
 ) -> float: # in ranks
     "By how much two mean ranks must differ (Nemenyi 1963; Demšar 2006, §3.2.2)."
-    expect(k >= 2 and n >= 2, "k, n", "at least two methods and two settings", f"{k}, {n}")
+    for name, count in dict(k=k, n=n).items(): check_count(count, name, 2)
+    check_number(alpha, "alpha", "(0, 1)")
     q = studentized_range.ppf(1 - alpha, k, 1e9) / 2 ** .5
     return float(q * (k * (k + 1) / (6 * n)) ** .5)
 
@@ -139,6 +161,8 @@ def ranking(
     without: tuple = TOLD, # methods that are not ranked
 ) -> tuple: # (frame: rank a method, best first; CD; p of Friedman's test)
     "Mean ranks, how far apart they must be, and whether they could be luck."
+    check_frame(picked, "picked", [*CHOICE, "test"])
+    _check_methods(without, "without")
     means = picked[~picked.method.isin(without)].groupby([*SETTING, "method"]).test.mean().unstack()
     return mean_ranks(picked, without).to_frame(), critical_difference(means.shape[1], len(means)), float(friedmanchisquare(*means.to_numpy().T).pvalue)
 
@@ -163,6 +187,8 @@ def advice(
     first: int = 3, # how many methods a kind
 ) -> pd.DataFrame: # kind, settings, method, rank; mean gain and its std over seeds; settings won and lost
     "The best methods for each kind of noise, among those that are not told T."
+    check_frame(picked, "picked", [*CHOICE, "test"])
+    check_count(first, "first", 1)
     rows = []
     for kind, chooses in KINDS.items():
         part = picked[chooses(picked)]
@@ -184,6 +210,8 @@ def few_checked(
     scale: str, # one scale
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, lr, way, accuracy in percent
     "What methods reach where a few labels are checked, by the way in which those are used."
+    check_frame(results, "results", [*CHOICE, "lr", "paper", "table", "scale", "metric", "value"])
+    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
     rows = pick(results[results.table.isin(WAYS)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
     way = rows.table.map(WAYS).mask(rows.table.eq("checked") & rows.method.str.startswith(TUNED), "then checked")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from noisy_course import distributed, noise, training
-from noisy_course.lab import batch, grid, job, results
+from noisy_course.lab import batch, grid, job
 from noisy_course.data import Dataset, random_flip
 from noisy_course.distributed import Team, check_team, devices, joined, launch, train_team
 from noisy_course.image_files import read_clothing1m
@@ -238,7 +238,7 @@ def test_a_block_on_two_devices(tmp_path):
     rows = pd.read_parquet(job.execute_block(block(), tmp_path, "cpu,cpu"))
     data = job.block_data(block())
     runs = job.block_runs(block(), data)
-    expected = results.result_rows(block(), data, runs, job.train_block(block(), data, runs))
+    expected = job.result_rows(block(), data, runs, job.train_block(block(), data, runs))
     numbers = lambda rows: rows[~rows.metric.str.contains("seconds")].set_index(["method", "metric", "epoch"]).value
     pd.testing.assert_series_equal(numbers(rows), numbers(expected), rtol=1e-4, atol=1e-4)
     assert rows.device.unique().tolist() == ["cpu,cpu"] and rows.machine.equals(expected.machine) and rows.epoch_chosen.equals(expected.epoch_chosen)

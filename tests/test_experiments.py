@@ -24,14 +24,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from noisy_course import training
-from noisy_course.lab import batch, forecast, grid, job, protocols, results
+from noisy_course.lab import batch, forecast, grid, job, papers, protocols, results
 from noisy_course.lab.batch import main, run_blocks
 from noisy_course.lab.grid import Block, block_recipe, blocks, plan
 from noisy_course.lab.job import block_data, block_from, block_runs, execute_block, execute_planned, note_progress, parameters, train_block
 from noisy_course.lab.locks import lock
-from noisy_course.lab.results import NOTEBOOK, missing, provenance, result_rows, write_result
-from noisy_course.lab.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.lab.comparison import ASSETS, published, published_tables
+from noisy_course.lab.job import result_rows
+from noisy_course.lab.results import NOTEBOOK, missing, provenance, write_result
+from noisy_course.lab.papers import TABLES
+from noisy_course.lab.papers.patrini2017 import PATRINI, TEN
+from noisy_course.lab.protocols import METHODS, SCALES
+from noisy_course.lab.cells import ASSETS, published
+from noisy_course.lab.comparison import published_tables
 from noisy_course.lab.results import flaw, read_file, read_results
 from noisy_course.data import Dataset
 
@@ -154,7 +158,7 @@ def test_the_fifth_papers_parameters():
 @pytest.fixture
 def two_steps(monkeypatch):
     "A block of joint optimization on digits, tiny."
-    part = replace(protocols.DRESSES, dataset="mnist", noises=(("redrawn", .5),), usual=protocols.STEPS | dict(alpha=1.2, beta=.8, lr=.05))
+    part = replace(papers.tanaka2018.DRESSES, dataset="mnist", noises=(("redrawn", .5),), usual=papers.tanaka2018.STEPS | dict(alpha=1.2, beta=.8, lr=.05))
     monkeypatch.setitem(TABLES, ("tanaka2018", "toy"), protocols.Grid((part,), (({}, ("cross_entropy", "joint_optimization")), (dict(top=3), ("joint_hard_optimization",)))))
     return [replace(b, samples=300, epochs=2, first_epochs=3, label_start=1, seeds=(0,)) for b in blocks(plan("tanaka2018", "toy", "smoke"))]
 
@@ -164,7 +168,7 @@ def test_two_steps_in_one_result(two_steps):
     runs = block_runs(soft, data)
     assert torch.allclose(runs[0].T.diagonal(), torch.full((10,), .55).double()) and block_recipe(soft).first.epochs == 3
     trained_ = job.train_block(soft, data, runs)
-    rows = results.result_rows(soft, data, runs, trained_).set_index("metric")
+    rows = job.result_rows(soft, data, runs, trained_).set_index("metric")
     joint, plain = (rows[rows.method == m] for m in ("joint_optimization", "cross_entropy"))
     labels = joint.loc["first_label_accuracy"]
     assert labels.epoch.tolist() == [1, 2, 3] and joint.loc["test_accuracy"].epoch.tolist() == [1, 2]
@@ -207,7 +211,7 @@ def test_labels_of_clusters(monkeypatch):
     dataset = block_data(block)
     runs = block_runs(block, dataset)
     assert torch.equal(runs[0].labels, seen) and runs[0].T[0, 1] == pytest.approx(1 / 6)
-    rows = results.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
+    rows = job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
     assert rows.features.unique().tolist() == ["alexnet"] and rows.realised_rate.unique().tolist() == [.05]
 
 def test_numbers_of_the_third_paper_reach_their_methods():
@@ -372,7 +376,7 @@ def test_every_published_cell_can_be_planned_or_says_why_not():
         ours = set(plan(paper, table, "paper")[cells].itertuples(index=False, name=None))
         lost.update((paper, table, cell[2]) for cell in theirs[cells].itertuples(index=False, name=None) if cell not in ours)
         total += len(theirs)
-    assert set(lost) == protocols.QUOTED and (total, sum(lost.values())) == (1156, 25)
+    assert set(lost) == papers.QUOTED and (total, sum(lost.values())) == (1156, 25)
     for paper, table, method in lost:
         with pytest.raises(ValueError, match=f"^method: expected a method that {paper} {table} can be run with, got '{method}', which the paper quotes"): plan(paper, table, method=method)
 
@@ -859,7 +863,7 @@ def test_kill_9_in_the_middle_of_a_block(tmp_path):
 # --- protocols ---
 
 def test_numbers_of_epochs_shrink_with_the_run():
-    part = protocols.CIFAR100
+    part = papers.zhang2018.CIFAR100
     assert protocols.at_scale(part, "paper") is part
     small = protocols.at_scale(part, "laptop")
     assert (small.epochs, small.usual["prune_start"], small.usual["prune_every"], small.usual["percentile"]) == (6, 3, 1, 100)
@@ -895,7 +899,7 @@ def test_what_a_recipe_wants_of_the_final_network_is_kept(monkeypatch):
     assert set(kept[kept.metric == "epochs_seen"].value) == {tiny().epochs} and kept[kept.metric == "sure"].value.between(.1, 1).all()
 
 def test_schedules_keep_their_shape_when_shortened():
-    recipe = protocols.shortened(protocols.CIFAR10.recipe, 12)
+    recipe = protocols.shortened(papers.zhang2018.CIFAR10.recipe, 12)
     assert [round(recipe.schedule(e), 6) for e in (0, 3, 4, 7, 8, 11)] == [1, 1, .1, .1, .01, .01] and recipe.epochs == 12
 
 SHAPES = dict(mnist=(28, 28), fashion_mnist=(28, 28), cifar10=(3, 32, 32), cifar100=(3, 32, 32))

@@ -27,8 +27,8 @@ from noisy_course.lab.grid import Block, blocks, plan
 from noisy_course.lab.results import missing, tree, write_result
 from noisy_course.lab.gpu_pack import FIRST, OFFICIAL, copy_course, cut, download_wheels, lacking, main, most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack
 from noisy_course.lab.job import data_of
-from noisy_course.lab.results import defined_block, fault, import_results
-from noisy_course.lab.protocols import TABLES
+from noisy_course.lab.gpu_pack import defined_block, fault, import_results
+from noisy_course.lab.papers import TABLES
 
 def tiny(**changes):
     "A block of seconds: cross-entropy, and forward correction with an estimate, on 300 digits."
@@ -38,7 +38,7 @@ def tiny(**changes):
 def trained(block):
     dataset = job.block_data(block)
     runs = job.block_runs(block, dataset)
-    return results.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
+    return job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
 
 def same_numbers(a, b):
     "All values but times."

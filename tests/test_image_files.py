@@ -11,7 +11,7 @@ from torch import Generator
 from torchvision import models
 
 from noisy_course import image_files, training
-from noisy_course.lab import grid, job, protocols, results
+from noisy_course.lab import grid, job, protocols
 from noisy_course.data import Dataset
 from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels, read_weights
 from noisy_course.loss_correction import METHODS
@@ -130,7 +130,7 @@ def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
     data = job.block_data(block)
     runs = job.block_runs(block, data)
     assert all(torch.equal(run.labels, data.train_y) and torch.equal(run.T, data.extra["T"]) for run in runs)
-    rows = results.result_rows(block, data, runs, job.train_block(block, data, runs))
+    rows = job.result_rows(block, data, runs, job.train_block(block, data, runs))
     assert (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and rows[rows.metric == "realised_T[0,1]"].value.iloc[0] == data.extra["T"][0, 1].item()
 
@@ -163,7 +163,7 @@ def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weight
         learnt = first.companies[0][0]
         assert first.runs[0].method.name == before and not checked[learnt.train_rows].any() and checked[company.train_rows].all() and checked[company.valid_rows].all()
         for n, v in first.module(0)[0].state_dict().items(): assert torch.equal(trained.runs[i].start[n], v)
-    rows = results.result_rows(block, data, runs, trained)
+    rows = job.result_rows(block, data, runs, trained)
     assert set(rows.method) == set(block.methods) and rows[rows.metric == "first_test_accuracy"].value.between(0, 100).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
 
@@ -208,7 +208,7 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
     block = job.replace(block, samples=0, methods=("cross_entropy", "nnaqc_dropout"))
     data = job.block_data(block)
     trained = job.train_block(block, data, job.block_runs(block, data))
-    rows = results.result_rows(block, data, job.block_runs(block, data), trained)
+    rows = job.result_rows(block, data, job.block_runs(block, data), trained)
     assert rows[rows.metric == "accuracy_top5"].value.between(0, 100).sum() == 2
     state = trained.module(0, "last").state_dict()
     same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}

@@ -12,11 +12,15 @@ from fastcore.test import expect_fail, test_close as close
 
 from noisy_course import data
 from noisy_course.lab import gpu_pack, job, locks, speed
-from noisy_course.lab.comparison import cell_means, findings, highlights, published, side_by_side, welch
+from noisy_course.lab.cells import cell_means, highlights, published, side_by_side, welch
+from noisy_course.lab.comparison import findings
 from noisy_course.lab.results import CELL, read_results
 from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
 from noisy_course.lab.grid import blocks, plan
-from noisy_course.lab.protocols import SCALES, SIX, TABLES, TEN, at_scale, method, milestones, shortened
+from noisy_course.lab.papers import TABLES
+from noisy_course.lab.papers.patrini2017 import TEN
+from noisy_course.lab.papers.zhang2018 import SIX
+from noisy_course.lab.protocols import SCALES, at_scale, method, milestones, shortened
 from noisy_course.basics import SETTING, pick
 from noisy_course.training import Recipe
 

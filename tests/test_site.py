@@ -15,7 +15,9 @@ from browser import CHROMIUM, needs_browser as browser
 from test_report import BLOCKS, PAPER, make, save
 
 from noisy_course.lab import protocols
-from noisy_course.lab.comparison import PAPERS, by_paper, named, papers_table, published, published_tables, side_by_side
+from noisy_course.lab.cells import named, published, side_by_side
+from noisy_course.lab.comparison import by_paper, papers_table, published_tables
+from noisy_course.lab.papers import PAPERS
 from noisy_course.lab.results import read_results
 from noisy_course.lab.site import *
 

@@ -57,7 +57,7 @@ training.torch.set_num_threads(1)
 for block in chosen:
     dataset = job.block_data(block)
     runs = job.block_runs(block, dataset)
-    results.write_result(results.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
+    results.write_result(job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
 """
 BATCH = START + """
 from noisy_course.lab.batch import run_blocks

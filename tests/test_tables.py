@@ -5,7 +5,8 @@ import pytest
 
 from noisy_course.plots import LABELS, LOOKS
 from noisy_course.basics import SETTING
-from noisy_course.lab.comparison import KNOWS_T, findings, highlights, published, published_tables, side_by_side
+from noisy_course.lab.cells import KNOWS_T, highlights, published, side_by_side
+from noisy_course.lab.comparison import findings, published_tables
 from noisy_course.lab.results import CELL, read_results
 
 # Column sums of the paper's Table 2, added up by field position with awk: (data set, model) -> sums of means and of stds over the ten methods.

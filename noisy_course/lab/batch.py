@@ -5,7 +5,6 @@ ours: the list of blocks, a progress bar, and a lock that keeps a second batch o
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,9 +21,9 @@ from noisy_course.basics import expect, whole_file
 from noisy_course.distributed import check_team, check_there, devices
 from noisy_course.lab.forecast import n_run_epochs, outlook
 from noisy_course.lab.grid import block_methods, block_recipe, blocks, plan
-from noisy_course.lab.job import _set, bring_data, parameters
+from noisy_course.lab.job import _set, bring_data, check_device, parameters
 from noisy_course.lab.locks import lock
-from noisy_course.lab.protocols import TABLES
+from noisy_course.lab.papers import TABLES, add_file
 from noisy_course.lab.results import WORKFLOW, machine, missing, results_folder, set_aside
 
 
@@ -39,8 +38,8 @@ def run_blocks(
     profile: str | None = None, # a Snakemake profile, for a cluster
 ) -> list: # result files
     "Train all blocks that have no result yet, with Snakemake; a killed batch goes on where it was."
-    results = Path(results).resolve()
     todo = missing(blocks, results)
+    results = Path(results).resolve()
     _check_batch(todo, device, workers, profile)
     bring_data(todo)
     if todo:
@@ -59,13 +58,15 @@ def check_workers(
 ) -> None:
     "Refuse a number of workers that is none, or far above what this machine can serve."
     most = MOST * (os.cpu_count() or 1)
+    expect(isinstance(workers, int) and not isinstance(workers, bool), "workers", "a whole number", repr(workers))
     expect(1 <= workers <= most, "workers", f"1 to {most} on this machine, which has {os.cpu_count()} cores", workers)
 
 def _check_batch(todo, device, workers, profile):
     check_workers(workers)
+    check_device(device)
     for block in todo: block_methods(block)
     for block in todo if len(devices(device)) > 1 else (): check_team(device, block_recipe(block))
-    if profile: profile_folder(profile)
+    if profile is not None: profile_folder(profile)
     else: check_there(device)
     expect(profile or workers == 1 or len(devices(device)) == 1, "workers", "1 where a run has several devices", workers)
 
@@ -98,6 +99,7 @@ def profile_folder(
     profile: str | Path, # a folder, or the name of one of ours
 ) -> Path: # absolute
     "A Snakemake profile: a folder of the user's, or `slurm`, which comes with the course."
+    expect(isinstance(profile, (str, Path)), "profile", "a folder with a config.yaml, or slurm", repr(profile))
     folder = next((p for p in (Path(profile), SNAKEFILE.parent / "profiles" / profile) if any(p.glob("config*.yaml"))), None)
     expect(folder is not None, "profile", "a folder with a config.yaml, or slurm", profile)
     return folder.resolve()
@@ -159,6 +161,7 @@ def main(
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.batch", description="Train the runs of a paper's table.")
     for name, example in (("paper", "patrini2017"), ("table", "table2")): parser.add_argument(name, nargs="?", help=f"e.g. {example}; every one, with --plan, if none is named")
     for name in ("dataset", "model", "method", "noise", "variant"): parser.add_argument(f"--{name}", help=f"only this {name}")
+    parser.add_argument("--protocol", help="a Python file with an experiment of your own; its name takes the place of the paper's")
     parser.add_argument("--rate", type=float, help="only this noise rate")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="smoke, laptop or paper")
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
@@ -169,7 +172,9 @@ def main(
     parser.add_argument("--plan", action="store_true", help="only say what would run")
     given = parser.parse_args(argv)
     only = {k: getattr(given, k) for k in ("dataset", "model", "method", "noise", "variant", "rate")}
-    try: _run_table(given, {k: v for k, v in only.items() if v is not None})
+    try:
+        if given.protocol: given.paper = add_file(given.protocol)
+        _run_table(given, {k: v for k, v in only.items() if v is not None})
     except ValueError as error: raise SystemExit(str(error)) from None
     except OSError as error: raise SystemExit(f"{error.filename or given.results}: {error.strerror}" if error.strerror else str(error)) from None
 
@@ -179,11 +184,6 @@ def _check_options(given):
     if given.profile: profile_folder(given.profile)
     expect(given.results.is_dir() or not given.results.exists(), "results", "a folder", f"{given.results}, a file")
 
-def check_device(
-    device: str, # one, or several with commas between them
-) -> None:
-    "Refuse a word that names no device; whether this machine has it is another question."
-    for name in devices(device): expect(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device", "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
 
 
 # It says first what it is going to do. A plan without a paper is one of all tables:

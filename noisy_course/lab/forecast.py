@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from noisy_course import data
 from noisy_course.lab import protocols
-from noisy_course.lab.grid import PRETRAINED, Block, block_methods, block_recipe
+from noisy_course.lab.grid import Block, block_methods, block_recipe
 from noisy_course.lab.job import network_of
+from noisy_course.lab.protocols import PRETRAINED
 from noisy_course.lab.results import missing
 from noisy_course.training import Run, checked, generator, run_epochs, unchecked
 

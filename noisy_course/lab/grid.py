@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from noisy_course import noise
-from noisy_course.basics import expect
-from noisy_course.image_files import LOADERS, alexnet_weights, fine_tuned, frozen_alexnet, imagenet_weights
+from noisy_course.basics import check_frame, expect
 from noisy_course.lab import protocols
-from noisy_course.lab.protocols import SCALES, TABLES, USUAL, Grid, as_in_the_code, at_scale, scaled, shortened
-from noisy_course.models import MODELS
+from noisy_course.lab.papers import KNOWN, QUOTED, TABLES
+from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code, at_scale, scaled,
+    shortened)
 from noisy_course.training import Recipe
 
 
@@ -35,12 +35,14 @@ def plan(
     **only, # columns to restrict, e.g. dataset="mnist", method="forward" or rate=.6; None restricts nothing
 ) -> pd.DataFrame: # one row a run
     "All runs of a table at a scale."
+    for name, word in dict(paper=paper, table=table, scale=scale, precision=precision).items(): expect(isinstance(word, str), name, "a word", repr(word))
     expect(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     expect(precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(precision))
     rows = pd.DataFrame(_rows(paper, table, scale)).assign(precision=precision)
     for column, value in only.items():
         expect(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
-        known, quoted = rows[column].drop_duplicates(), column == "method" and (paper, table, value) in protocols.QUOTED
+        expect(value is None or np.isscalar(value), column, "one value", repr(value))
+        known, quoted = rows[column].drop_duplicates(), column == "method" and (paper, table, value) in QUOTED
         expect(not quoted, column, f"a method that {paper} {table} can be run with", f"{value!r}, which the paper quotes and did not run")
         if value is not None: rows = rows[rows[column] == value]
         expect(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}", repr(value))
@@ -54,6 +56,8 @@ def grid(
     table: str, # e.g. "table1"
 ) -> Grid:
     "What a table or figure is made of."
+    for name, word in dict(paper=paper, table=table).items(): expect(isinstance(word, str), name, "a word", repr(word))
+    expect(paper in KNOWN, "paper", f"one of {', '.join(KNOWN)}", repr(paper))
     expect((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}", f"{paper} {table}")
     return TABLES[paper, table]
 
@@ -133,14 +137,8 @@ class Block:
 
 # Whoever makes a block, a plan or a person, is told of a value that means nothing: a misspelt kind of noise
 # would otherwise train some other noise under the misspelt name. Words are one of a few:
-REAL = dict(real="noisy", clean_50k="clean", real_and_clean_50k="both", real_then_clean_50k="both")
-HUMAN = "aggre", "random1", "random2", "random3", "worse"
-DRAWN = "none", "symmetric", "redrawn", "asymmetric", "simplex", "sparse", "open_set", "pseudo"
-PRETRAINED = dict(resnet50=(imagenet_weights, fine_tuned), alexnet=(alexnet_weights, frozen_alexnet))
-NETWORKS = [*MODELS, *PRETRAINED]
-DATASETS = ["mnist", "fashion_mnist", "cifar10", "cifar100", "imdb", *LOADERS]
 WORDS = dict(
-    dataset=DATASETS, model=NETWORKS, noise=[*DRAWN, *HUMAN, *REAL], scale=[*SCALES], precision=["fp32", "bf16"],
+    dataset=DATASETS, model=NETWORKS, noise=NOISES, scale=[*SCALES], precision=["fp32", "bf16"],
     network=["", *NETWORKS], decay=["weights", "rate"], outside=["", *DATASETS], inputs=["", "whitened", "features"],
     prior=["", "labels"])
 
@@ -201,6 +199,7 @@ def blocks(
 ) -> list: # of Block
     "Cut a plan into blocks; open-set noise changes the images, so that its seeds cannot share them."
     shared = [f.name for f in fields(Block) if f.name not in ("methods", "seeds")]
+    check_frame(plan, "plan", [*shared, "method", "seed"])
     cuts = plan.groupby([*shared, plan.seed.where(plan.noise == "open_set", -1)], sort=False)
     return [Block(**dict(zip(shared, key)), methods=tuple(part.method.unique()), seeds=tuple(map(int, part.seed.unique()))) for key, part in cuts]
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import papermill
 import torch
 from jupyter_client import AsyncKernelManager
@@ -22,11 +23,13 @@ from noisy_course.distributed import check_team, devices, launch, train_team
 from noisy_course.image_files import LOADERS, as_features, pretrained_features
 from noisy_course.joint_optimization import pseudo_labels
 from noisy_course.lab import grid
-from noisy_course.lab.grid import HUMAN, PRETRAINED, REAL, Block, block_methods
+from noisy_course.lab.grid import Block, block_methods
 from noisy_course.lab.locks import lock, place
-from noisy_course.lab.results import NOTEBOOK, missing
+from noisy_course.lab.protocols import HUMAN, PRETRAINED, REAL
+from noisy_course.lab.results import NOTEBOOK, check_folder, missing, provenance
+from noisy_course.losses import trusted
 from noisy_course.models import MODELS, initialise
-from noisy_course.training import Run, Trained, checked, generator, train
+from noisy_course.training import SELECT, Run, Trained, checked, generator, train
 
 
 # Training a block
@@ -138,6 +141,57 @@ def train_block(
     return train(dataset, runs, block_network(block, dataset), grid.block_recipe(block), devices(device)[0], folder, progress)
 
 
+# One run gives its curves and, once each, what is reported of it:
+def result_rows(
+    block: Block, # trained
+    dataset: data.Dataset, # its data
+    runs: list, # its runs, as planned
+    trained: Trained, # their outcome
+    device: str = "cpu", # they were trained on
+    version: dict | None = None, # from `tree` before the training; as it is now if none
+) -> pd.DataFrame: # tidy
+    "The rows of a block's result file."
+    final = grid.block_recipe(block).final
+    with trusted(): last = [final(trained.moment(i)) if final else {} for i in range(len(runs))]
+    tables = [_run_rows(block, dataset, run, trained, i, last[i]) for i, run in enumerate(runs)]
+    shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
+    known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
+    rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name, **provenance(device, version))
+    return rows.astype({"epoch": "Int64", "seed": "int64"})
+
+
+def _run_rows(block, dataset, run, trained, i, final):
+    curves, first = trained.curves.query("run == @i"), trained.first(i)
+    wide = _wide(curves)
+    epochs = {"accuracy": wide.valid_loss.fillna(torch.inf).idxmin(), "accuracy_last": wide.index[-1]}
+    epochs |= {f"accuracy_best_{v}": wide[v].idxmax() for v in SELECT[1:] if v in wide}
+    select = grid.block_recipe(block).select
+    reported = "accuracy" if select == "valid_loss" else f"accuracy_best_{select}"
+    wrong, realised = _realised(block, dataset, run.labels)
+    values = {name: wide.test_accuracy[epoch] for name, epoch in epochs.items()} | final
+    if run.method.relabel and "label_accuracy" in set(first.curves.metric): values |= _recovered(_wide(first.curves), select)
+    if dataset.n_classes <= 100: values |= _entries("true_T", run.T) | _entries("realised_T", realised)
+    if run.method.estimate: values |= _entries("estimated_T", trained.runs[i].T)
+    single = pd.DataFrame({"metric": list(values), "value": list(values.values())})
+    shown = run.method.relabel or run.method.warm_start
+    before = first.curves.assign(metric="first_" + first.curves.metric) if shown else curves[:0]
+    rows = pd.concat([part[["epoch", "metric", "value"]] for part in (curves, before)] + [single], ignore_index=True)
+    seconds = wide.seconds.sum() + (_seconds(first) if shown else 0)
+    return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=seconds)
+
+def _seconds(one): return _wide(one.curves).seconds.sum() + _seconds(one.first(0)) if one else 0
+
+def _wide(curves): return curves.pivot(index="epoch", columns="metric", values="value")
+def _recovered(wide, select): return dict(recovery_best=wide.label_accuracy[wide[select].idxmax()], recovery_last=wide.label_accuracy.iloc[-1])
+
+def _realised(block, dataset, labels):
+    if block.noise in REAL: return dataset.extra["wrong"].item(), dataset.extra["T"]
+    wrong = dataset.wrong(labels.to(dataset.train_y.device)).double().mean().item()
+    return wrong, noise.realised(dataset.train_y.cpu(), labels, dataset.n_classes)
+
+def _entries(name, T): return {f"{name}[{i},{j}]": T[i, j].item() for i in range(len(T)) for j in range(len(T))}
+
+
 # One notebook a block
 
 # `experiments/train_block.ipynb` is run by papermill with a block's numbers as its parameters. Papermill
@@ -224,12 +278,22 @@ def _set(environment):
 def _literally(path): return re.sub("([{}])", r"\1\1", str(path))
 
 
+def check_device(
+    device: str, # one, or several with commas between them
+) -> None:
+    "Refuse a word that names no device; whether this machine has it is another question."
+    expect(isinstance(device, str), "device", "a word", repr(device))
+    for name in devices(device): expect(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device", "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
+
 def execute_block(
     block: Block, # to train
     results: str | Path, # folder
     device: str = "cpu", # where to train
 ) -> Path: # the result file
     "Train a block in its notebook, unless its result is already there."
+    expect(isinstance(block, Block), "block", "a Block", repr(block))
+    check_folder(results, "results")
+    check_device(device)
     results = Path(results).resolve()
     path = results / f"{block.name}.parquet"
     with lock(results / "locks" / block.name, wait=True):

@@ -1,7 +1,8 @@
-"""What a result file holds: where its numbers come from, its rows, how it is read and checked, and how results of others are taken over.
+"""Result files: where their numbers come from, how they are written, read and checked, and which are missing.
 
-Rows are tidy: the plan's columns, a metric, a value. Which epoch is reported is part of a table's definition, so all candidates are kept:
-the epoch of the lowest noisy-validation loss, of the highest noisy-validation accuracy, and the last. The test set chooses nothing."""
+A name that starts with a dot is a file half written, and left alone. A file that is not ours stops the reading, by name: a report that skips what
+it cannot read would lose cells in silence. A run that is found twice counts once, from the folder named first, or else from the newest
+file; and a cell whose files differ in epochs or dropout keeps one definition only: means over two kinds of run are means of nothing."""
 import json
 import os
 import platform
@@ -11,10 +12,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from functools import cache
 from hashlib import sha256
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,9 @@ import pandas as pd
 import torch
 
 import noisy_course
-from noisy_course import data, noise
-from noisy_course.basics import SETTING, expect, whole_file
+from noisy_course import data
+from noisy_course.basics import SETTING, check_frame, expect, whole_file
 from noisy_course.distributed import devices
-from noisy_course.lab import grid
-from noisy_course.lab.grid import REAL, Block
-from noisy_course.losses import trusted
-from noisy_course.training import SELECT, Trained
 
 
 # A block and its notebook
@@ -93,63 +88,23 @@ def tree() -> dict: # commit, and dirty: whether anything but results differs fr
     return dict(commit=commit or "unknown", dirty=bool(changed) or not commit)
 
 
-# One run gives its curves and, once each, what is reported of it:
-def result_rows(
-    block: Block, # trained
-    dataset: data.Dataset, # its data
-    runs: list, # its runs, as planned
-    trained: Trained, # their outcome
-    device: str = "cpu", # they were trained on
-    version: dict | None = None, # from `tree` before the training; as it is now if none
-) -> pd.DataFrame: # tidy
-    "The rows of a block's result file."
-    final = grid.block_recipe(block).final
-    with trusted(): last = [final(trained.moment(i)) if final else {} for i in range(len(runs))]
-    tables = [_run_rows(block, dataset, run, trained, i, last[i]) for i, run in enumerate(runs)]
-    shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
-    known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
-    rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name, **provenance(device, version))
-    return rows.astype({"epoch": "Int64", "seed": "int64"})
-
-
-def _run_rows(block, dataset, run, trained, i, final):
-    curves, first = trained.curves.query("run == @i"), trained.first(i)
-    wide = _wide(curves)
-    epochs = {"accuracy": wide.valid_loss.fillna(torch.inf).idxmin(), "accuracy_last": wide.index[-1]}
-    epochs |= {f"accuracy_best_{v}": wide[v].idxmax() for v in SELECT[1:] if v in wide}
-    select = grid.block_recipe(block).select
-    reported = "accuracy" if select == "valid_loss" else f"accuracy_best_{select}"
-    wrong, realised = _realised(block, dataset, run.labels)
-    values = {name: wide.test_accuracy[epoch] for name, epoch in epochs.items()} | final
-    if run.method.relabel and "label_accuracy" in set(first.curves.metric): values |= _recovered(_wide(first.curves), select)
-    if dataset.n_classes <= 100: values |= _entries("true_T", run.T) | _entries("realised_T", realised)
-    if run.method.estimate: values |= _entries("estimated_T", trained.runs[i].T)
-    single = pd.DataFrame({"metric": list(values), "value": list(values.values())})
-    shown = run.method.relabel or run.method.warm_start
-    before = first.curves.assign(metric="first_" + first.curves.metric) if shown else curves[:0]
-    rows = pd.concat([part[["epoch", "metric", "value"]] for part in (curves, before)] + [single], ignore_index=True)
-    seconds = wide.seconds.sum() + (_seconds(first) if shown else 0)
-    return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=seconds)
-
-def _seconds(one): return _wide(one.curves).seconds.sum() + _seconds(one.first(0)) if one else 0
-
-def _wide(curves): return curves.pivot(index="epoch", columns="metric", values="value")
-def _recovered(wide, select): return dict(recovery_best=wide.label_accuracy[wide[select].idxmax()], recovery_last=wide.label_accuracy.iloc[-1])
-
-def _realised(block, dataset, labels):
-    if block.noise in REAL: return dataset.extra["wrong"].item(), dataset.extra["T"]
-    wrong = dataset.wrong(labels.to(dataset.train_y.device)).double().mean().item()
-    return wrong, noise.realised(dataset.train_y.cpu(), labels, dataset.n_classes)
-
-def _entries(name, T): return {f"{name}[{i},{j}]": T[i, j].item() for i in range(len(T)) for j in range(len(T))}
-
-
 # The file is compressed, typed, has checksums, and is written whole or not at all:
+def check_folder(
+    folder: str | Path, # what came
+    argument: str, # its name, as the caller wrote it
+) -> None:
+    "Refuse what names no folder, or a file."
+    named = isinstance(folder, (str, Path)) and str(folder) and "\0" not in str(folder)
+    expect(named and not Path(folder).is_file(), argument, "a folder", repr(folder))
+
 def write_result(
     rows: pd.DataFrame, # as `result_rows` gives them
     folder: str | Path, # of the results
 ) -> Path:
     "Write a block's result file, whole or not at all."
+    check_frame(rows, "rows", [*RUN, "block", "metric", "epoch", "value"])
+    expect(rows.block.nunique() == 1, "rows", "the rows of one block", f"{rows.block.nunique()} blocks")
+    check_folder(folder, "folder")
     path = Path(folder) / f"{rows.block.iloc[0]}.parquet"
     with whole_file(path) as part: rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
     return path
@@ -293,6 +248,10 @@ def read_results(
     course: bool = False, # whether to read the course's own head-to-head instead of the papers' experiments
 ) -> pd.DataFrame: # one row a value, see COLUMNS; empty if there are no files
     "All results below the folders, each run once."
+    words = isinstance(folders, (str, Path)) or isinstance(folders, (list, tuple)) and all(isinstance(f, (str, Path)) for f in folders)
+    words = words and "" not in ([folders] if isinstance(folders, str) else folders if isinstance(folders, (list, tuple)) else [])
+    expect(words, "folders", "a folder or a list of folders", repr(folders))
+    expect(isinstance(course, bool), "course", "True or False", repr(course))
     folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     for folder in folders: expect(folder.is_dir(), "folders", "folders that exist", folder)
     found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".") and file.name.startswith("course_") == course]
@@ -304,7 +263,12 @@ def missing(
     results: str | Path, # folder
 ) -> list: # of Block
     "The blocks that have no result yet, or a damaged one."
+    _check_blocks(blocks)
+    check_folder(results, "results")
     return [block for block in blocks if _lack(Path(results) / f"{block.name}.parquet")]
+
+def _check_blocks(blocks):
+    expect(isinstance(blocks, (list, tuple)) and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks", "a list of Block", repr(blocks)[:80])
 
 def _lack(file): return flaw(file) if file.exists() else "is not there"
 
@@ -322,70 +286,3 @@ def set_aside(
 def results_folder() -> Path: # absolute
     "Where results go: the setting `results`."
     return data.folder_setting("results") or Path.cwd() / "runs"
-
-
-# What comes back is checked
-
-# A result counts when it is whole, is what its name says, and can be traced. The name ends in a hash of the
-# definition; the rows hold the definition; so the name can be made again from the rows. (A result of an
-# older definition gives another name, and is refused too.)
-def defined_block(
-    rows: pd.DataFrame, # of a result file
-) -> Block:
-    "The block whose definition stands in the rows of a result."
-    own = {f.name: rows[f.name].unique().tolist() for f in fields(Block) if f.name in rows}
-    mixed = [name for name, values in own.items() if len(values) > 1]
-    expect(not mixed, "rows", "one block", f"several values of {', '.join(mixed)}")
-    return Block(**{name: value for name, (value,) in own.items()}, methods=tuple(rows.method.unique()), seeds=tuple(rows.seed.unique().tolist()))
-
-def fault(
-    file: Path, # a result
-) -> str: # empty if there is none
-    "Why a result file cannot be taken over."
-    try: rows = read_file(file)
-    except Exception as error: return f"cannot be read ({error})"
-    try: block = defined_block(rows)
-    except (AttributeError, KeyError, TypeError, ValueError) as error: return f"is no result of one block ({error})"
-    if {block.name} != {file.stem} | set(rows.block): return f"is not what its name says: its rows define {block.name}"
-    return _gaps(rows, block) or flaw(file) or _origin(rows)
-
-
-# Whole means: each method with each seed, each of its epochs and each accuracy that a table may report,
-# once; and accuracies are percentages. (A loss may be infinite, for some runs diverge.)
-REPORTED, EVERY_EPOCH = ("accuracy", "accuracy_last"), ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
-
-def _gaps(rows, block):
-    keys, there = ["method", "seed", "metric", "epoch"], rows.assign(epoch=rows.epoch.fillna(0).astype(int))
-    metrics = [*product(REPORTED, [0]), *product(EVERY_EPOCH, range(1, block.epochs + 1))]
-    lost = {(*run, *metric) for run, metric in product(product(block.methods, block.seeds), metrics)} - set(there[keys].itertuples(index=False, name=None))
-    if lost: return "lacks {}'s seed {}, {}, epoch {}".format(*min(lost)) + (f", and {len(lost) - 1} more rows" if len(lost) > 1 else "")
-    if there.duplicated(keys).any(): return "has {}'s seed {}, {}, epoch {} twice".format(*there[there.duplicated(keys)][keys].iloc[0])
-    accuracies = there.metric.str.startswith("accuracy") | there.metric.str.endswith("_accuracy")
-    return "" if there[accuracies].value.between(0, 100).all() else "has accuracies that are no percentages"
-
-def _origin(rows):
-    commit, repository = rows.commit.iloc[0], _git("rev-parse", "HEAD")
-    if rows.dirty.any(): return "comes from a changed tree"
-    if rows.commit.nunique() > 1 or len(commit) != 40: return f"comes from an unknown commit, {commit}"
-    if repository and _git("cat-file", "-t", commit) != "commit": return f"comes from commit {commit}, which this repository does not have"
-    return ""
-
-
-# A result is added whole or not at all, and never written over another one.
-def import_results(
-    folder: str | Path, # that came back: a pack, or its results
-    results: str | Path, # folder to add to
-) -> pd.DataFrame: # block, outcome ("added", "there already" or "refused") and why
-    "Check result files, and add those that are sound."
-    folder, results = Path(folder), Path(results)
-    folder = folder / "results" if (folder / "results").is_dir() else folder
-    files = sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
-    expect(files, "folder", "a folder with result files", folder)
-    return pd.DataFrame([(file.stem, *_imported(file, results / file.name)) for file in files], columns=["block", "outcome", "why"])
-
-def _imported(file, place):
-    if place.exists() and place.read_bytes() == file.read_bytes(): return "there already", ""
-    if place.exists(): return "refused", f"{place.parent.name} has another result of this block"
-    if why := fault(file): return "refused", why
-    with whole_file(place) as part: shutil.copy(file, part)
-    return "added", ""

@@ -23,8 +23,11 @@ from torch import nn
 from noisy_course import data
 from noisy_course.basics import expect, whole_file
 from noisy_course.lab import comparison, protocols, report
-from noisy_course.lab.comparison import ASSETS, FINDINGS, PAPERS, all_sides, block_title, findings, named, papers_table, published, published_tables, setting_title
+from noisy_course.lab.cells import ASSETS, block_title, named, published, setting_title
+from noisy_course.lab.comparison import all_sides, findings, identity, papers_table, published_tables
+from noisy_course.lab.papers import FINDINGS, PAPERS, QUOTED, TABLES
 from noisy_course.lab.results import read_results, results_folder
+from noisy_course.lab.sections import drawn, frame_table
 from noisy_course.plots import pretty
 from noisy_course.training import stages
 
@@ -321,7 +324,7 @@ def numbers(
 ) -> pd.DataFrame: # one row a part of a published table: its numbers
     "The hyper-parameters of a method in the papers' tables."
     rows = []
-    for (paper, table), grid in protocols.TABLES.items():
+    for (paper, table), grid in TABLES.items():
         if (paper, table) not in published_tables(): continue
         for part in (p for p in grid.parts if any(name in (p.methods or names) for _, names in grid.variants)):
             given = protocols.USUAL | part.usual | dict(epochs=part.recipe.epochs)
@@ -384,7 +387,7 @@ PROMPTS = dict(hide="a check", exercise="a solution", export="the code")
 def _drawn(output):
     if FIGURE not in output.get("data", {}): return output
     spec = output.data[FIGURE]
-    figure = report._figure(go.Figure(spec), wide=spec["layout"].get("width", 0) > 800)
+    figure = drawn(go.Figure(spec), wide=spec["layout"].get("width", 0) > 800)
     return nbformat.v4.new_output("display_data", {"text/html": report.template("parts.html").module.figure(figure)})
 
 def _foldable(cell):
@@ -428,7 +431,7 @@ def by_table(
     "Each table at its scales."
     found = {}
     for both in sides:
-        paper, table, scale = report.identity(both).values()
+        paper, table, scale = identity(both).values()
         found.setdefault((paper, table), {})[scale] = both
     return found
 
@@ -472,7 +475,7 @@ def method_page(
     given, classes, results = numbers(name), drop_ins(made), list(_results_of(name, tables))
     sections = [f"# {plain(pretty(name))}", f"`{name}` in result files and on the command line.", f"$${shown}$$" if shown else "", "## What it is made of" if parts else "", parts]
     if classes: sections += ["## In your own loop", _loop(classes)]
-    if len(given): sections += ["## Its numbers", raw(str(report.template("parts.html").module.table(report._table(given, "Hyper-parameters at the paper's scale."))))]
+    if len(given): sections += ["## Its numbers", raw(str(report.template("parts.html").module.table(frame_table(given, "Hyper-parameters at the paper's scale."))))]
     return "\n\n".join(filter(None, [*sections, "## Results", *(results or ["Not run in a published table yet."])]))
 
 
@@ -570,9 +573,12 @@ def paper_page(
 # The front page says how much was reproduced. It is the table of the README, and the report's two.
 def laboratory() -> dict: # module → what it is for, in a sentence
     "The plain modules around the course."
-    found = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in found}
+    here = Path(__file__).parent
+    found = sorted([*here.glob("[a-z]*.py"), *here.glob("*/__init__.py")], key=_room)
+    docs = {_room(path): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in found}
     return {name: re.split(r": python -m|\n", doc)[0].rstrip(".") for name, doc in docs.items()}
+
+def _room(path): return path.parent.name if path.stem == "__init__" else path.stem
 
 def laboratory_page() -> str: # Markdown
     "The list of the laboratory's modules."
@@ -585,7 +591,7 @@ published cell beside ours, and there is a page for each [method](methods.md), [
 
 def _never_run():
     cells = (published(*of).assign(paper=of[0])[["paper", "grid", "method"]] for of in published_tables())
-    return sum(tuple(row) in protocols.QUOTED for part in cells for row in part.itertuples(index=False))
+    return sum(tuple(row) in QUOTED for part in cells for row in part.itertuples(index=False))
 
 def front_page(
     told: str, # from `papers_table`

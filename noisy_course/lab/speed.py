@@ -22,7 +22,11 @@ from noisy_course.basics import expect, whole_file
 from noisy_course.distributed import check_there
 from noisy_course.lab.forecast import arithmetic
 from noisy_course.lab.results import provenance
-from noisy_course.lab.protocols import METHODS, NINE, SEVEN, SIX, TEN
+from noisy_course.lab.papers.jindal2019 import NINE
+from noisy_course.lab.papers.patrini2017 import TEN
+from noisy_course.lab.papers.wang2019 import SEVEN
+from noisy_course.lab.papers.zhang2018 import SIX
+from noisy_course.lab.protocols import METHODS
 from noisy_course.models import MLP, MODELS, initialise
 from noisy_course.training import Company, Recipe, Run, generator
 
