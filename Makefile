@@ -18,7 +18,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 
 # What a person may say after `make`; a misspelt word must not train everything, and the shell's own variables say nothing here.
 SETTINGS = DATA RESULTS DEVICE SCALE WORKERS
-PARTS    = DATASET MODEL METHOD NOISE VARIANT RATE PRECISION PROFILE
+PARTS    = DATASET MODEL METHOD NOISE VARIANT RATE PRECISION PROFILE PROTOCOL
 WORDS    = PYTHON VENV READY PAPER TABLE SITE PAGES README PACK FOLDER NB TARGET MINUTES MACHINE MEGABYTES $(SETTINGS) $(PARTS)
 said     = $(findstring command line,$(origin $(1)))
 $(foreach word,$(filter-out -% MAKE%,$(.VARIABLES)),$(if $(call said,$(word)),$(if $(filter $(word),$(WORDS)),,$(error $(word): expected one of $(WORDS)))))
@@ -46,46 +46,46 @@ $(READY):
 	@touch $@
 
 run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
-	@$(RUN) -m noisy_course.experiments patrini2017 table2 --dataset mnist
-	@$(RUN) -m noisy_course.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
+	@$(RUN) -m noisy_course.lab.batch patrini2017 table2 --dataset mnist
+	@$(RUN) -m noisy_course.lab.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
 
-table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist METHOD=forward SCALE=paper DEVICE=cuda
-	@$(RUN) -m noisy_course.experiments "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
-	@$(RUN) -m noisy_course.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET) --site "$$SAID_PAGES"
+table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist SCALE=paper DEVICE=cuda; of your own: PROTOCOL=mine.py TABLE=…
+	@$(RUN) -m noisy_course.lab.batch "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
+	@$(RUN) -m noisy_course.lab.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET PROTOCOL) --site "$$SAID_PAGES"
 
 plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
-	@$(RUN) -m noisy_course.experiments $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan
+	@$(RUN) -m noisy_course.lab.batch $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan
 
 report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
-	@$(RUN) -m noisy_course.site --site "$$SAID_SITE"
+	@$(RUN) -m noisy_course.lab.site --site "$$SAID_SITE"
 
 # Whatever the tests leave lies in a folder of their own, which goes when they end.
 test: $(READY) ## every notebook at its default parameters, all tests
 	@own=$$(mktemp -d) && trap 'rm -rf "$$own"' EXIT && trap 'exit 1' HUP INT TERM && export OMP_NUM_THREADS=1 TMPDIR="$$own" NOISY_COURSE_CACHE="$$own/cache" && \
 	  export IPYTHONDIR="$$own/ipython" JUPYTER_CONFIG_DIR="$$own/config" JUPYTER_DATA_DIR="$$own/data" JUPYTER_RUNTIME_DIR="$$own/runtime" && \
-	  nbdev-test --n-workers 2 --timing nbs && nbdev-test nbs/experiments/train_block.ipynb && \
+	  nbdev-test --n-workers 2 --timing nbs && \
 	  $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 
 lab: $(READY) ## JupyterLab on the chapters
 	@jupyter lab nbs --ServerApp.contents_manager_class=noisy_course.lab.jupyter.Notebooks
 
 bench: $(READY) ## how fast the engine is beside a plain loop; writes results/bench.json
-	@$(RUN) -m noisy_course.speed
+	@$(RUN) -m noisy_course.lab.speed
 
 workshop: $(READY) ## student and instructor notebooks, in runs/workshop
-	@$(RUN) -m noisy_course.workshop runs/workshop
+	@$(RUN) -m noisy_course.lab.workshop runs/workshop
 
 gpu-pack: $(READY) ## a folder for a rented GPU without internet: make gpu-pack PACK=runs/gpu_pack MINUTES=30 TARGET=3.12 (its Python)
-	@$(RUN) -m noisy_course.gpu_pack pack "$$SAID_PACK" $(call options,SCALE MINUTES MACHINE MEGABYTES) $(if $(TARGET),--python "$$SAID_TARGET")
+	@$(RUN) -m noisy_course.lab.gpu_pack pack "$$SAID_PACK" $(call options,SCALE MINUTES MACHINE MEGABYTES) $(if $(TARGET),--python "$$SAID_TARGET")
 
 import-results: $(READY) ## check what came back and add it to results/: make import-results FOLDER=gpu_pack/results
-	@$(RUN) -m noisy_course.gpu_pack import "$$SAID_FOLDER"
+	@$(RUN) -m noisy_course.lab.gpu_pack import "$$SAID_FOLDER"
 
 # Writing: a notebook is edited as text, in its jupytext twin, and never rebuilt: cell ids and outputs stay.
 
 twins: $(READY) ## text twins of all notebooks, to edit
-	@mkdir -p twins/experiments
-	@cd nbs && for nb in *.ipynb experiments/*.ipynb; do jupytext --quiet --to py:percent --output ../twins/$${nb%.ipynb}.py $$nb; done
+	@mkdir -p twins/engine twins/experiments
+	@cd nbs && for nb in *.ipynb */*.ipynb; do jupytext --quiet --to py:percent --output ../twins/$${nb%.ipynb}.py $$nb; done
 
 nb: $(READY) ## take one notebook's text from its twin, export, execute, clean, draw its pictures: make nb NB=02_noise
 	@jupytext --quiet --to ipynb --update --output "nbs/$$SAID_NB.ipynb" "twins/$$SAID_NB.py"
@@ -96,11 +96,11 @@ nb: $(READY) ## take one notebook's text from its twin, export, execute, clean, 
 readme: $(READY) ## README.md, from nbs/index.ipynb as it was executed
 	@jupyter nbconvert --to markdown --log-level ERROR --output-dir runs/readme --output README --TagRemovePreprocessor.enabled=True \
 		--TagRemovePreprocessor.remove_cell_tags=remove-cell --TagRemovePreprocessor.remove_input_tags=remove-input nbs/index.ipynb
-	@sed -E 's#\]\(\.\./#](#g; s#\]\((images/|[0-9][^):]*\.ipynb|experiments/)#](nbs/\1#g' runs/readme/README.md \
+	@sed -E 's#\]\(\.\./#](#g; s#\]\((images/|[0-9][^):]*\.ipynb|engine/|experiments/)#](nbs/\1#g' runs/readme/README.md \
 		| awk '/^```/ { open = !open; if (open && $$0 == "```") $$0 = "```python" } 1' | cat -s > "$$SAID_README"
 
 nbs: $(READY) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
-	@for nb in $$(cd nbs && ls *.ipynb experiments/*.ipynb); do name=$${nb%.ipynb}; \
+	@for nb in $$(cd nbs && ls *.ipynb */*.ipynb); do name=$${nb%.ipynb}; \
 	  if [ -f twins/$$name.py ] && ! jupytext --quiet --to py:percent --output - nbs/$$nb | cmp -s - twins/$$name.py; then $(MAKE) nb NB="$$name" || exit 1; fi; done
 	@nbdev-export
 	@$(RUN) -m noisy_course.lab.tidy

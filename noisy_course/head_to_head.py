@@ -13,18 +13,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import friedmanchisquare, studentized_range, ttest_rel, wilcoxon
 
-from .basics import check_count, check_number, expect
-from .comparison import RUN, SETTING, pick, read_results, setting_title
+from .basics import SETTING, check_count, check_frame, check_number, expect, pick
 from .plots import gains, pretty, ranks
 
 # %% ../nbs/22_head_to_head.ipynb #00a5f3de
-def _columns(frame, argument, needed):
-    expect(isinstance(frame, pd.DataFrame), argument, "a pandas DataFrame", type(frame).__name__)
-    missing = [c for c in needed if c not in frame]
-    expect(not missing, argument, f"the columns {missing}", f"the columns {list(frame.columns)}")
-
 def _check_runs(frame, argument, needed, numbers):
-    _columns(frame, argument, [*needed, *numbers])
+    check_frame(frame, argument, [*needed, *numbers])
     expect(len(frame) > 0, argument, "at least one row", "none")
     gaps = [c for c in needed if frame[c].isna().any()]
     expect(not gaps, argument, f"a value in each row of {gaps}", "gaps")
@@ -52,8 +46,9 @@ def tried(
     tables: tuple = ALL, # of the course
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, variant; valid, test, last in percent
     "What every run of the head-to-head reached: noisy validation accuracy, test accuracy at its best epoch and at the last."
+    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
     run = [*CHOICE, "variant"]
-    _columns(results, "results", ["paper", "table", "scale", "metric", "value", *run])
+    check_frame(results, "results", ["paper", "table", "scale", "metric", "value", *run])
     _check_names(tables, "tables", 1)
     rows = pick(results[results.table.isin(tables)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
@@ -253,7 +248,8 @@ def few_checked(
     scale: str, # one scale
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, lr, way, accuracy in percent
     "What methods reach where a few labels are checked, by the way in which those are used."
-    _columns(results, "results", ["paper", "table", "scale", "metric", "value", "lr", *CHOICE])
+    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
+    check_frame(results, "results", ["paper", "table", "scale", "metric", "value", "lr", *CHOICE])
     rows = pick(results[results.table.isin(WAYS)], paper="course", scale=scale)
     expect(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
     _check_runs(rows, "results", [*CHOICE, "metric", "lr"], [])

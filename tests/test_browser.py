@@ -6,11 +6,12 @@ import nbformat
 import pytest
 from browser import CHROMIUM, FAULTS, Browser, needs_browser
 
-from noisy_course import report
-from noisy_course.comparison import all_sides, read_results
+from noisy_course.lab import report
+from noisy_course.lab.comparison import all_sides
+from noisy_course.lab.results import read_results
 from noisy_course.plots import curves
-from noisy_course.report import write_report
-from noisy_course.site import FIGURE, write_site
+from noisy_course.lab.report import write_report
+from noisy_course.lab.site import FIGURE, write_site
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (1280, 390)

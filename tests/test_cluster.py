@@ -17,7 +17,10 @@ import papermill
 import pytest
 import torch
 
-from noisy_course.experiments import execute_block, lock, parameters, place, profile_folder, provenance, run_blocks
+from noisy_course.lab.batch import profile_folder, run_blocks
+from noisy_course.lab.job import execute_block, parameters
+from noisy_course.lab.locks import lock, place
+from noisy_course.lab.results import provenance
 from test_experiments import Process, same_numbers, tiny, trained
 
 fork = multiprocessing.get_context("fork")
@@ -145,7 +148,7 @@ def test_a_cluster_runs_as_many_jobs_as_its_profile_says(batch):
 
 def test_a_stopped_batch_takes_its_jobs_back(slurm, profile, tmp_path):
     "Ctrl-C reaches Snakemake, which cancels what it has submitted; nothing is left in the queue, and the folder is free."
-    words = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from noisy_course.experiments import run_blocks; from test_experiments import tiny; run_blocks([tiny(epochs=500)], sys.argv[1], profile=sys.argv[2])"
+    words = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from noisy_course.lab.batch import run_blocks; from test_experiments import tiny; run_blocks([tiny(epochs=500)], sys.argv[1], profile=sys.argv[2])"
     process = subprocess.Popen([sys.executable, "-c", words, str(tmp_path), str(profile)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True, start_new_session=True)
     running = lambda: said("squeue", "--noheader", "--format=%T").split()
     try:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
-from noisy_course import generalized_cross_entropy, joint_optimization, loss_correction, losses, nnaqc, noise, protocols, symmetric_cross_entropy
+from noisy_course import generalized_cross_entropy, joint_optimization, loss_correction, losses, nnaqc, noise, symmetric_cross_entropy
+from noisy_course.lab import protocols
 from noisy_course.losses import LossModule, trusted
 
 F64, C, N = torch.float64, 5, 8

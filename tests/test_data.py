@@ -487,7 +487,7 @@ def test_a_bad_variable_is_named(written, monkeypatch, name, value, message):
 
 
 def test_the_scales_are_those_of_the_experiments():
-    from noisy_course.protocols import SCALES
+    from noisy_course.lab.protocols import SCALES
     import re
     assert all(re.fullmatch(data.SETTINGS["scale"][0], scale) for scale in SCALES) and data.SETTINGS["scale"][0].count("|") == len(SCALES) - 1
 

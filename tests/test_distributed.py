@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_course import distributed, experiments, noise, training
+from noisy_course import distributed, noise, training
+from noisy_course.lab import batch, grid, job
 from noisy_course.data import Dataset, random_flip
 from noisy_course.distributed import Team, check_team, devices, joined, launch, train_team
 from noisy_course.image_files import read_clothing1m
 from noisy_course.models import MLP, Dropout, initialise
-from noisy_course.protocols import METHODS, method
+from noisy_course.lab.protocols import METHODS, method
 from noisy_course.training import Recipe, Run, generator, train
 from test_image_files import shop
 
@@ -229,34 +230,34 @@ def test_more_processes_than_samples_to_score(alone, monkeypatch):
 # --- a block of an experiment ---
 
 def block(**changes):
-    chosen = next(b for b in experiments.blocks(experiments.plan("jindal2019", "table1", "smoke", dataset="mnist")) if b.rate == .3)
+    chosen = next(b for b in grid.blocks(grid.plan("jindal2019", "table1", "smoke", dataset="mnist")) if b.rate == .3)
     return replace(chosen, samples=211, epochs=2, methods=("cross_entropy", "nnaqc_dropout"), **changes)
 
 def test_a_block_on_two_devices(tmp_path):
     "Through papermill and torchrun: the numbers of one process, and the devices in the result."
-    rows = pd.read_parquet(experiments.execute_block(block(), tmp_path, "cpu,cpu"))
-    data = experiments.block_data(block())
-    runs = experiments.block_runs(block(), data)
-    expected = experiments.result_rows(block(), data, runs, experiments.train_block(block(), data, runs))
+    rows = pd.read_parquet(job.execute_block(block(), tmp_path, "cpu,cpu"))
+    data = job.block_data(block())
+    runs = job.block_runs(block(), data)
+    expected = job.result_rows(block(), data, runs, job.train_block(block(), data, runs))
     numbers = lambda rows: rows[~rows.metric.str.contains("seconds")].set_index(["method", "metric", "epoch"]).value
     pd.testing.assert_series_equal(numbers(rows), numbers(expected), rtol=1e-4, atol=1e-4)
     assert rows.device.unique().tolist() == ["cpu,cpu"] and rows.machine.equals(expected.machine) and rows.epoch_chosen.equals(expected.epoch_chosen)
     assert json.loads((tmp_path / "progress" / f"{block().name}.json").read_text()) == [4, 4]
 
 def test_one_device_starts_nothing(monkeypatch):
-    monkeypatch.setattr(experiments, "launch", None)
-    experiments.train_on_several(block(), "cuda", None)
+    monkeypatch.setattr(job, "launch", None)
+    job.train_on_several(block(), "cuda", None)
 
 def test_several_devices_need_a_folder(monkeypatch):
-    monkeypatch.setattr(experiments, "launch", None)
-    with pytest.raises(ValueError, match="^results: expected a folder, in which 2 processes"): experiments.train_on_several(block(), "cpu,cpu", None)
+    monkeypatch.setattr(job, "launch", None)
+    with pytest.raises(ValueError, match="^results: expected a folder, in which 2 processes"): job.train_on_several(block(), "cpu,cpu", None)
 
 def test_a_batch_that_trains_in_company_is_refused_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_snakemake", None)
-    table = experiments.blocks(experiments.plan("patrini2017", "table2", "smoke", dataset="mnist"))
-    with pytest.raises(ValueError, match="^device: expected one, as these runs train in company"): experiments.run_blocks(table, tmp_path, "cuda:0,cuda:1")
+    monkeypatch.setattr(batch, "_snakemake", None)
+    table = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))
+    with pytest.raises(ValueError, match="^device: expected one, as these runs train in company"): batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")
     with pytest.raises(SystemExit, match="^device: expected"):
-        experiments.main(["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--device", "cuda:0,cuda:1", "--results", str(tmp_path)])
+        batch.main(["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--device", "cuda:0,cuda:1", "--results", str(tmp_path)])
 
 
 # --- on GPUs ---

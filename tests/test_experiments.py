@@ -23,11 +23,20 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from noisy_course import experiments, protocols, training
-from noisy_course.experiments import (NOTEBOOK, Block, block_data, block_from, block_recipe, block_runs, blocks, execute_block, execute_planned, lock,
-                                      main, missing, note_progress, parameters, plan, provenance, result_rows, run_blocks, train_block, write_result)
-from noisy_course.protocols import METHODS, PATRINI, SCALES, TABLES, TEN
-from noisy_course.comparison import ASSETS, flaw, published, published_tables, read_file, read_results
+from noisy_course import training
+from noisy_course.lab import batch, forecast, grid, job, papers, protocols, results
+from noisy_course.lab.batch import main, run_blocks
+from noisy_course.lab.grid import Block, block_recipe, blocks, plan
+from noisy_course.lab.job import block_data, block_from, block_runs, execute_block, execute_planned, note_progress, parameters, train_block
+from noisy_course.lab.locks import lock
+from noisy_course.lab.job import result_rows
+from noisy_course.lab.results import NOTEBOOK, missing, provenance, write_result
+from noisy_course.lab.papers import TABLES
+from noisy_course.lab.papers.patrini2017 import PATRINI, TEN
+from noisy_course.lab.protocols import METHODS, SCALES
+from noisy_course.lab.cells import ASSETS, published
+from noisy_course.lab.comparison import published_tables
+from noisy_course.lab.results import flaw, read_file, read_results
 from noisy_course.data import Dataset
 
 TABLE2 = ("patrini2017", "table2")
@@ -110,7 +119,7 @@ def test_the_fourth_papers_tables():
 def test_noise_on_the_simplex_is_one_matrix_of_a_block():
     block = tiny(paper="jindal2019", table="table1", model="lenet", noise="simplex", rate=.3, seeds=(0, 1))
     data = block_data(block)
-    T = experiments.block_T(block, data)
+    T = job.block_T(block, data)
     assert torch.allclose(T.diagonal(), torch.full((10,), .7).double()) and torch.allclose(T.sum(1), torch.ones(10).double()) and len(T[0].unique()) == 10
     assert all(torch.equal(run.T, T) for run in block_runs(block, data))
 
@@ -149,7 +158,7 @@ def test_the_fifth_papers_parameters():
 @pytest.fixture
 def two_steps(monkeypatch):
     "A block of joint optimization on digits, tiny."
-    part = replace(protocols.DRESSES, dataset="mnist", noises=(("redrawn", .5),), usual=protocols.STEPS | dict(alpha=1.2, beta=.8, lr=.05))
+    part = replace(papers.tanaka2018.DRESSES, dataset="mnist", noises=(("redrawn", .5),), usual=papers.tanaka2018.STEPS | dict(alpha=1.2, beta=.8, lr=.05))
     monkeypatch.setitem(TABLES, ("tanaka2018", "toy"), protocols.Grid((part,), (({}, ("cross_entropy", "joint_optimization")), (dict(top=3), ("joint_hard_optimization",)))))
     return [replace(b, samples=300, epochs=2, first_epochs=3, label_start=1, seeds=(0,)) for b in blocks(plan("tanaka2018", "toy", "smoke"))]
 
@@ -158,8 +167,8 @@ def test_two_steps_in_one_result(two_steps):
     data = block_data(soft)
     runs = block_runs(soft, data)
     assert torch.allclose(runs[0].T.diagonal(), torch.full((10,), .55).double()) and block_recipe(soft).first.epochs == 3
-    trained_ = experiments.train_block(soft, data, runs)
-    rows = experiments.result_rows(soft, data, runs, trained_).set_index("metric")
+    trained_ = job.train_block(soft, data, runs)
+    rows = job.result_rows(soft, data, runs, trained_).set_index("metric")
     joint, plain = (rows[rows.method == m] for m in ("joint_optimization", "cross_entropy"))
     labels = joint.loc["first_label_accuracy"]
     assert labels.epoch.tolist() == [1, 2, 3] and joint.loc["test_accuracy"].epoch.tolist() == [1, 2]
@@ -184,8 +193,8 @@ def photos(labels):
 
 def test_labels_that_people_gave(monkeypatch):
     people = torch.tensor([0, 0, 1, 2, 2, 9, 9, 9])
-    monkeypatch.setattr(experiments.data, "human_labels", lambda name: dict(worse=people, clean=None))
-    monkeypatch.setattr(experiments.data, "load", lambda name: photos([0, 1, 1, 2, 2, 2, 3, 3]))
+    monkeypatch.setattr(job.data, "human_labels", lambda name: dict(worse=people, clean=None))
+    monkeypatch.setattr(job.data, "load", lambda name: photos([0, 1, 1, 2, 2, 2, 3, 3]))
     block = tiny(paper="tanaka2018", table="human", dataset="cifar10", model="preact32", network="cnn4", noise="worse", rate=.402, samples=6, methods=("cross_entropy", "forward"))
     dataset = block_data(block)
     runs = block_runs(block, dataset)
@@ -196,13 +205,13 @@ def test_labels_of_clusters(monkeypatch):
     "Three images are in a wrong cluster; the result says whose features these were."
     y = torch.arange(60) % 10
     seen = torch.where(torch.arange(60) < 3, (y + 1) % 10, y)
-    monkeypatch.setattr(experiments, "pretrained_features", lambda images, network, cache: 20 * torch.eye(10)[seen])
-    monkeypatch.setattr(experiments.data, "load", lambda name: photos(y.tolist()))
+    monkeypatch.setattr(job, "pretrained_features", lambda images, network, cache: 20 * torch.eye(10)[seen])
+    monkeypatch.setattr(job.data, "load", lambda name: photos(y.tolist()))
     block = tiny(paper="tanaka2018", table="figure5", dataset="cifar10", model="preact32", network="cnn4", noise="pseudo", rate=.375, samples=60, methods=("cross_entropy",), epochs=1, first_epochs=1)
     dataset = block_data(block)
     runs = block_runs(block, dataset)
     assert torch.equal(runs[0].labels, seen) and runs[0].T[0, 1] == pytest.approx(1 / 6)
-    rows = experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs))
+    rows = job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
     assert rows.features.unique().tolist() == ["alexnet"] and rows.realised_rate.unique().tolist() == [.05]
 
 def test_numbers_of_the_third_paper_reach_their_methods():
@@ -251,7 +260,7 @@ def test_checked_labels_are_true_and_the_others_as_without():
 
 @pytest.mark.parametrize("noise, more", [("real", dict(dataset="clothing1m")), ("open_set", dict(outside="fashion_mnist"))])
 def test_labels_that_are_not_true_cannot_be_checked(noise, more, monkeypatch):
-    monkeypatch.setitem(experiments.LOADERS, "clothing1m", lambda part: block_data(tiny()))
+    monkeypatch.setitem(job.LOADERS, "clothing1m", lambda part: block_data(tiny()))
     with pytest.raises(ValueError, match="^checked: expected 0 where labels come with the data or images from outside, got 0.1"): block_data(replace(tiny(), noise=noise, checked=.1, **more))
 
 def test_numbers_reach_the_early_stages():
@@ -261,20 +270,20 @@ def test_numbers_reach_the_early_stages():
 
 def test_an_estimate_weighs_what_a_stage_sees():
     "Half of the epochs of NNAQC, then cross-entropy, are on one sample in ten; all are scored on all test images."
-    block, speed = replace(tiny(), methods=("cross_entropy_after_nnaqc",), checked=.1, samples=300, epochs=4), pd.Series({("mnist", "mlp", "fp32", "m"): 1e-3}).rename_axis(experiments.SPEED)
-    assert experiments.estimate(block, speed, "m") == pytest.approx(1e-3 * 4 * (3 * 270 + 3 * 30 + 2 * 10_000))
+    block, speed = replace(tiny(), methods=("cross_entropy_after_nnaqc",), checked=.1, samples=300, epochs=4), pd.Series({("mnist", "mlp", "fp32", "m"): 1e-3}).rename_axis(forecast.SPEED)
+    assert forecast.estimate(block, speed, "m") == pytest.approx(1e-3 * 4 * (3 * 270 + 3 * 30 + 2 * 10_000))
     plain = replace(block, methods=("cross_entropy", "forward_estimated"), checked=0.)
-    assert experiments.estimate(plain, speed, "m") == pytest.approx(1e-3 * 8 * (3 * 300 + 10_000))
+    assert forecast.estimate(plain, speed, "m") == pytest.approx(1e-3 * 8 * (3 * 300 + 10_000))
     clothes = blocks(plan("jindal2019", "table4", "paper", noise="real_then_clean_50k", method="cross_entropy_after_nnaqc"))[0]
-    other = pd.Series({("clothing1m", "resnet50", "fp32", "m"): 1.}).rename_axis(experiments.SPEED)
-    assert experiments.estimate(clothes, other, "m") == pytest.approx(10 * (3 * 1_050_000 + 2 * 10_526))
+    other = pd.Series({("clothing1m", "resnet50", "fp32", "m"): 1.}).rename_axis(forecast.SPEED)
+    assert forecast.estimate(clothes, other, "m") == pytest.approx(10 * (3 * 1_050_000 + 2 * 10_526))
 
 @pytest.mark.parametrize("methods, epochs", [(("cross_entropy", "forward_estimated"), 4), (("forward_estimated",), 4), (("cross_entropy_after_nnaqc", "cross_entropy_after_forward_estimated"), 10)])
 def test_a_plan_counts_the_epochs_that_are_trained(methods, epochs):
     block, told = replace(tiny(), checked=.1, samples=300, methods=methods, seeds=(0, 1)), []
     data = block_data(block)
     train_block(block, data, block_runs(block, data), progress=lambda *numbers: told.append(numbers))
-    assert told[-1] == (2 * epochs, 2 * epochs) and experiments.n_run_epochs(block) == 2 * epochs
+    assert told[-1] == (2 * epochs, 2 * epochs) and forecast.n_run_epochs(block) == 2 * epochs
 
 def test_a_method_that_goes_on_records_its_first_run():
     block = replace(tiny(), checked=.1, samples=300, methods=("cross_entropy", "cross_entropy_after_nnaqc"))
@@ -284,9 +293,9 @@ def test_a_method_that_goes_on_records_its_first_run():
     both = rows[rows.metric.isin(["seconds", "first_seconds"]) & (rows.method == "cross_entropy_after_nnaqc")]
     assert set(rows[rows.method == "cross_entropy_after_nnaqc"].seconds.round(6)) == set(both.groupby("seed").value.sum().round(6))
 
-@pytest.mark.parametrize("table", [("patrini2017", "table3"), ("patrini", "table2")])
-def test_an_unknown_table_is_refused(table):
-    with pytest.raises(ValueError, match="^table: expected one of .*patrini2017 table2"): plan(*table)
+@pytest.mark.parametrize("table, told", [(("patrini2017", "table3"), "^table: expected one of .*patrini2017 table2"), (("patrini", "table2"), "^paper: expected one of patrini2017,")])
+def test_an_unknown_table_is_refused(table, told):
+    with pytest.raises(ValueError, match=told): plan(*table)
 
 
 # --- blocks ---
@@ -307,7 +316,7 @@ def test_names_are_distinct_and_fit_for_files():
 
 def test_names_are_stable(monkeypatch):
     "A published result must be found again: this name may only change with DEFINITION or with the fields of a block."
-    monkeypatch.setattr(experiments, "DEFINITION", 1)
+    monkeypatch.setattr(grid, "DEFINITION", 1)
     block = next(b for b in blocks(plan(*TABLE2, "smoke", dataset="mnist", rate=.6)))
     assert block.name == "patrini2017_table2_mnist_mlp_asymmetric_0.6_smoke_667cf6bd"
 
@@ -333,10 +342,9 @@ NUMERIC = [f.name for f in fields(Block) if f.type in (int, float)]
 def test_a_block_that_means_nothing_cannot_be_made(field):
     "By nobody: not by a person, not from papermill's parameters; the message names the field."
     for bad in [*BAD[field], None, *([np.nan, "x", True, 1j] if field in NUMERIC else [7])]:
-        asked = "table" if field == "paper" and isinstance(bad, str) else field
         for make in (lambda: tiny(**{field: bad}), lambda: block_from(parameters(tiny(), "cpu", "") | {field: bad, "block_name": ""}, set())):
             if isinstance(bad, list) and make.__code__.co_names[:1] == ("block_from",): continue # papermill's lists are tuples
-            with pytest.raises(ValueError, match=f"^{asked}: expected .*, got "): make()
+            with pytest.raises(ValueError, match=f"^{field}: expected .*, got "): make()
 
 def test_open_set_noise_needs_images_from_outside():
     with pytest.raises(ValueError, match="^outside: expected one of mnist"): tiny(noise="open_set")
@@ -356,7 +364,7 @@ def test_the_order_of_methods_and_seeds_is_part_of_the_name():
 def test_a_result_of_an_older_definition_is_not_reused(tmp_path, monkeypatch, rows):
     write_result(rows, tmp_path)
     assert missing([tiny()], tmp_path) == []
-    monkeypatch.setattr(experiments, "DEFINITION", experiments.DEFINITION + 1)
+    monkeypatch.setattr(grid, "DEFINITION", grid.DEFINITION + 1)
     assert missing([tiny()], tmp_path) == [tiny()]
 
 def test_every_published_cell_can_be_planned_or_says_why_not():
@@ -367,7 +375,7 @@ def test_every_published_cell_can_be_planned_or_says_why_not():
         ours = set(plan(paper, table, "paper")[cells].itertuples(index=False, name=None))
         lost.update((paper, table, cell[2]) for cell in theirs[cells].itertuples(index=False, name=None) if cell not in ours)
         total += len(theirs)
-    assert set(lost) == protocols.QUOTED and (total, sum(lost.values())) == (1156, 25)
+    assert set(lost) == papers.QUOTED and (total, sum(lost.values())) == (1156, 25)
     for paper, table, method in lost:
         with pytest.raises(ValueError, match=f"^method: expected a method that {paper} {table} can be run with, got '{method}', which the paper quotes"): plan(paper, table, method=method)
 
@@ -384,7 +392,7 @@ RECIPES = Path(__file__).with_name("recipes.json")
 def test_recipes_are_pinned():
     "A recipe is part of what a published result means, and no hash has it: where this fails on purpose, raise DEFINITION, so that older results are not reused, and delete recipes.json."
     now = {" ".join([*key, part.dataset, part.model]): sha256(json.dumps(told(part.recipe)).encode()).hexdigest()[:12] for key, grid in TABLES.items() for part in grid.parts}
-    now["definition"] = experiments.DEFINITION
+    now["definition"] = grid.DEFINITION
     if not RECIPES.exists():
         RECIPES.write_text(json.dumps(now, indent=0) + "\n")
         pytest.fail("recipes.json was missing; it is written now: look at it, and commit it")
@@ -429,8 +437,8 @@ def open_set(**changes):
                 dropout=0., methods=("cross_entropy", "forward"), **changes)
 
 def test_open_set_noise_changes_images_and_no_labels(monkeypatch):
-    digits = experiments.data.load("mnist")
-    monkeypatch.setattr(experiments.data, "load", lambda name: replace(digits, name=name, train_x=255 - digits.train_x) if name == "fashion_mnist" else digits)
+    digits = job.data.load("mnist")
+    monkeypatch.setattr(job.data, "load", lambda name: replace(digits, name=name, train_x=255 - digits.train_x) if name == "fashion_mnist" else digits)
     block = open_set()
     dataset, same, other = block_data(block), block_data(block), block_data(replace(block, seeds=(1,)))
     outside = dataset.extra["train_outside"]
@@ -534,7 +542,7 @@ def test_a_truncated_result_is_trained_again(tmp_path, monkeypatch, rows, capsys
     for raw in (whole[:-100], b"", b"no table"):
         file.write_bytes(raw)
         assert missing([tiny()], tmp_path) == [tiny()]
-    monkeypatch.setattr(experiments, "_snakemake", lambda todo, *_: started.append((todo, file.exists())))
+    monkeypatch.setattr(batch, "_snakemake", lambda todo, *_: started.append((todo, file.exists())))
     run_blocks([tiny()], tmp_path)
     assert started == [([tiny()], False)] and file.with_suffix(".damaged").read_bytes() == b"no table"
     assert re.search(f"{file.name} cannot be read .*; it is trained again, and kept as {file.stem}.damaged", capsys.readouterr().err)
@@ -608,12 +616,12 @@ def test_papermill_with_a_misspelt_parameter(tmp_path):
 
 def test_a_block_whose_notebook_does_not_know_a_parameter(tmp_path, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", never)
-    monkeypatch.setattr(experiments, "parameters", lambda *given: parameters(*given) | dict(epoch=1))
+    monkeypatch.setattr(job, "parameters", lambda *given: parameters(*given) | dict(epoch=1))
     with pytest.raises(ValueError, match="^epoch: expected parameters of train_block.ipynb"): execute_block(tiny(), tmp_path)
 
 def test_a_planned_block_is_found_by_name(tmp_path, monkeypatch):
     (tmp_path / "plan.json").write_text(json.dumps({b.name: parameters(b, "cuda", tmp_path) for b in (tiny(), tiny(rate=.2))}))
-    monkeypatch.setattr(experiments, "execute_block", lambda *given: given)
+    monkeypatch.setattr(job, "execute_block", lambda *given: given)
     assert execute_planned(tmp_path / "plan.json", tiny(rate=.2).name) == (tiny(rate=.2), str(tmp_path), "cuda")
 
 
@@ -708,7 +716,7 @@ def test_a_plan_for_a_gpu_that_is_not_here_says_so(tmp_path, monkeypatch, capsys
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(experiments, "_snakemake", full)
+    monkeypatch.setattr(batch, "_snakemake", full)
     with pytest.raises(SystemExit, match=f"^{re.escape(str(tmp_path))}: No space left on device$"): main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path)])
 
 def test_without_fcntl_all_can_be_imported_and_only_batches_are_refused(tmp_path):
@@ -716,8 +724,8 @@ def test_without_fcntl_all_can_be_imported_and_only_batches_are_refused(tmp_path
     code = """if True:
         import sys
         sys.modules["fcntl"] = None
-        from noisy_course import experiments, gpu_pack, report, site, speed
-        try: experiments.run_blocks(experiments.blocks(experiments.plan("patrini2017", "table2", "smoke", dataset="mnist")), sys.argv[1])
+        from noisy_course.lab import batch, gpu_pack, grid, report, site, speed
+        try: batch.run_blocks(grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist")), sys.argv[1])
         except ValueError as error: print(error)"""
     said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
     assert said.startswith("system: expected Linux or macOS, with whose locks a batch works (on Windows: WSL), got ")
@@ -753,7 +761,7 @@ def test_an_unknown_method_is_refused_before_anything_starts(tmp_path, monkeypat
     with pytest.raises(ValueError, match="^methods: expected one of cross_entropy, .*got 'no such method'"): run_blocks([tiny(), tiny(methods=("no such method",))], tmp_path)
 
 def test_progress_is_seen_by_the_bar(tmp_path, rows):
-    done = lambda: list(experiments._done([tiny(), tiny(rate=.2)], tmp_path))
+    done = lambda: list(batch._done([tiny(), tiny(rate=.2)], tmp_path))
     assert done() == [(0, 4), (0, 4)]
     note_progress(tmp_path, tiny().name)(3, 4)
     assert done() == [[3, 4], (0, 4)]
@@ -800,13 +808,13 @@ def wheel(tmp_path_factory):
 def test_a_wheel_trains(tmp_path, wheel):
     place = dict(cwd=tmp_path, env={k: v for k, v in os.environ.items() if not k.startswith("NOISY_COURSE")} | dict(PYTHONPATH=str(wheel)), capture_output=True, text=True)
     words = [*TABLE2, "--dataset", "mnist", "--noise", "none", "--method", "cross_entropy", "--scale", "smoke"]
-    done = subprocess.run([sys.executable, "-m", "noisy_course.experiments", *words], **place)
+    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.batch", *words], **place)
     assert done.returncode == 0, done.stderr
     rows = pd.read_parquet(next((tmp_path / "runs").glob("*.parquet")))
     assert rows.commit.unique().tolist() == ["unknown"] and rows[rows.metric == "accuracy"].value.between(20, 100).all()
-    code = "from noisy_course import data, experiments; print(experiments.NOTEBOOK, experiments.sources(), len(data.load('mnist').train_y), experiments.profile_folder('slurm').name)"
+    code = "from noisy_course import data; from noisy_course.lab import batch, results; print(results.NOTEBOOK, results.sources(), len(data.load('mnist').train_y), batch.profile_folder('slurm').name)"
     said = subprocess.run([sys.executable, "-c", code], check=True, **place).stdout.split()
-    assert said == [str(wheel / "noisy_course/workflow/train_block.ipynb"), experiments.sources(), "60000", "slurm"]
+    assert said == [str(wheel / "noisy_course/workflow/train_block.ipynb"), results.sources(), "60000", "slurm"]
 
 @pytest.mark.parametrize("word", ["a#b", "a$b", "a'b", 'a"b', "a b", "a`id`", "$(id)", "$(shell id)", "ü;{x}%&|"])
 def test_make_passes_any_word(tmp_path, word):
@@ -834,7 +842,7 @@ def in_second_stage(results, block):
 def test_kill_9_in_the_middle_of_a_block(tmp_path):
     "The first stage is read from its checkpoint, the second is trained again, the numbers are those of an undisturbed block."
     block = tiny(epochs=8)
-    command = "import json, sys; from noisy_course.experiments import *; execute_planned(*sys.argv[1:])"
+    command = "import json, sys; from noisy_course.lab.job import *; execute_planned(*sys.argv[1:])"
     (tmp_path / "plan.json").write_text(json.dumps({block.name: parameters(block, "cpu", tmp_path)}))
     process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "plan.json"), block.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -854,7 +862,7 @@ def test_kill_9_in_the_middle_of_a_block(tmp_path):
 # --- protocols ---
 
 def test_numbers_of_epochs_shrink_with_the_run():
-    part = protocols.CIFAR100
+    part = papers.zhang2018.CIFAR100
     assert protocols.at_scale(part, "paper") is part
     small = protocols.at_scale(part, "laptop")
     assert (small.epochs, small.usual["prune_start"], small.usual["prune_every"], small.usual["percentile"]) == (6, 3, 1, 100)
@@ -866,7 +874,7 @@ def test_every_method_of_every_table_can_be_made(key):
         for name in names: assert protocols.method(name, dict(prune_start=1, prune_every=1)).name == name
 
 def test_every_loss_of_every_table_works_with_the_usual_numbers():
-    z, y, T = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0]), experiments.noise.symmetric(4, .3)
+    z, y, T = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0]), job.noise.symmetric(4, .3)
     for name in METHODS:
         made = protocols.method(name, dict(prune_start=1, prune_every=1))
         given, layer = made.given(T[None]) if made.given else {}, made.layer(4).eval() if made.layer else torch.nn.Identity()
@@ -883,14 +891,14 @@ def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
 def test_what_a_recipe_wants_of_the_final_network_is_kept(monkeypatch):
     final = lambda moment: dict(epochs_seen=moment.epoch, sure=moment.probabilities("last").amax(1).mean().item())
     recipe = replace(block_recipe(tiny()), final=final)
-    monkeypatch.setattr(experiments, "block_recipe", lambda block: recipe)
+    monkeypatch.setattr(grid, "block_recipe", lambda block: recipe)
     wanted = trained(tiny())
     kept = wanted[wanted.metric.isin(["epochs_seen", "sure"])]
     assert kept.epoch.isna().all() and kept.groupby("method").metric.apply(list).to_dict() == {m: ["epochs_seen", "sure"] for m in tiny().methods}
     assert set(kept[kept.metric == "epochs_seen"].value) == {tiny().epochs} and kept[kept.metric == "sure"].value.between(.1, 1).all()
 
 def test_schedules_keep_their_shape_when_shortened():
-    recipe = protocols.shortened(protocols.CIFAR10.recipe, 12)
+    recipe = protocols.shortened(papers.zhang2018.CIFAR10.recipe, 12)
     assert [round(recipe.schedule(e), 6) for e in (0, 3, 4, 7, 8, 11)] == [1, 1, .1, .1, .01, .01] and recipe.epochs == 12
 
 SHAPES = dict(mnist=(28, 28), fashion_mnist=(28, 28), cifar10=(3, 32, 32), cifar100=(3, 32, 32))
@@ -899,14 +907,14 @@ SHAPES = dict(mnist=(28, 28), fashion_mnist=(28, 28), cifar10=(3, 32, 32), cifar
 def test_every_network_takes_its_images(block):
     C = 100 if block.dataset == "cifar100" else 10
     images = torch.randint(256, (4, *SHAPES[block.dataset]), dtype=torch.uint8)
-    data = experiments.data.Dataset(block.dataset, images, torch.arange(4), images[:2], torch.arange(2), tuple(map(str, range(C))))
-    network = experiments.block_network(block, data)(torch.Generator().manual_seed(0))
+    data = job.data.Dataset(block.dataset, images, torch.arange(4), images[:2], torch.arange(2), tuple(map(str, range(C))))
+    network = job.block_network(block, data)(torch.Generator().manual_seed(0))
     x = images if not (augment := block_recipe(block).augment) else augment(images, torch.Generator().manual_seed(0))
     assert network(data.normalise(x)).shape == (4, C)
 
 def test_a_paper_scale_block_of_grey_images_trains(monkeypatch):
-    digits = experiments.data.load("mnist")
-    monkeypatch.setattr(experiments.data, "load", lambda name: digits)
+    digits = job.data.load("mnist")
+    monkeypatch.setattr(job.data, "load", lambda name: digits)
     for block in (tiny(paper="zhang2018", table="table1", dataset="fashion_mnist", model="resnet18", scale="paper", samples=40, methods=("truncated_gce",), prune_start=1, prune_every=1),
                   tiny(paper="wang2019", table="table1", model="cnn4", scale="paper", samples=150, methods=("d2l", "symmetric_cross_entropy"))):
         dataset = replace(block_data(block), test_x=digits.test_x[:20], test_y=digits.test_y[:20])

@@ -20,12 +20,15 @@ import psutil
 import pytest
 import torch
 
-from noisy_course import data, experiments, gpu_pack
+from noisy_course import data
+from noisy_course.lab import gpu_pack, grid, job, results
 from noisy_course.data import Layout
-from noisy_course.experiments import Block, blocks, missing, plan, tree, write_result
-from noisy_course.gpu_pack import (FIRST, OFFICIAL, copy_course, cut, data_of, defined_block, download_wheels, fault, import_results, lacking, main,
-                                   most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack)
-from noisy_course.protocols import TABLES
+from noisy_course.lab.grid import Block, blocks, plan
+from noisy_course.lab.results import missing, tree, write_result
+from noisy_course.lab.gpu_pack import FIRST, OFFICIAL, copy_course, cut, download_wheels, lacking, main, most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack
+from noisy_course.lab.job import data_of
+from noisy_course.lab.gpu_pack import defined_block, fault, import_results
+from noisy_course.lab.papers import TABLES
 
 def tiny(**changes):
     "A block of seconds: cross-entropy, and forward correction with an estimate, on 300 digits."
@@ -33,9 +36,9 @@ def tiny(**changes):
                          methods=("cross_entropy", "forward_estimated"), seeds=(0,)), **changes)
 
 def trained(block):
-    dataset = experiments.block_data(block)
-    runs = experiments.block_runs(block, dataset)
-    return experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs))
+    dataset = job.block_data(block)
+    runs = job.block_runs(block, dataset)
+    return job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
 
 def same_numbers(a, b):
     "All values but times."
@@ -80,7 +83,7 @@ def test_all_main_tables_are_there():
     for paper, table, dataset, model in value_order(): assert TABLES[paper, table].part(dataset, model)
 
 def test_blocks_with_results_are_not_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "flaw", lambda file: "") # empty files stand for results
+    monkeypatch.setattr(results, "flaw", lambda file: "") # empty files stand for results
     one, two = tmp_path / "one", tmp_path / "two"
     todo = most_valuable([])
     assert {b.scale for b in todo} == {"paper"} and (todo[0].dataset, todo[0].model) == ("cifar10", "resnet14")
@@ -225,10 +228,10 @@ def test_a_pack_that_was_not_finished_is_none(tmp_path, monkeypatch):
 def test_the_packed_course_says_its_commit(tmp_path):
     copy_course(tmp_path)
     note = json.loads((tmp_path / "packed.json").read_text())
-    assert note == tree() | dict(sources=experiments.sources())
+    assert note == tree() | dict(sources=results.sources())
     (tmp_path / "packed.json").write_text(json.dumps(note | dict(commit="c" * 40, dirty=False)))
     asked = """if True:
-        from noisy_course.experiments import provenance
+        from noisy_course.lab.results import provenance
         print(*(provenance()[k] for k in ("commit", "dirty")))
         open("noisy_course/noise.py", "a").write("# changed over there")
         print(*(provenance()[k] for k in ("commit", "dirty")))"""
@@ -302,7 +305,7 @@ def test_without_torchvision_only_its_own_networks_are_missing():
     code = """if True:
         import sys
         sys.modules["torchvision"] = None
-        from noisy_course import experiments, gpu_pack
+        from noisy_course.lab import gpu_pack, job
         from noisy_course.models import MODELS
         for name, make in MODELS.items():
             try: make(10)
@@ -321,13 +324,13 @@ def test_a_pack_for_another_python_is_told(script):
 # --- against the clock ---
 
 def planned(folder, *chosen):
-    (folder / "plan.json").write_text(json.dumps({b.name: experiments.parameters(b, "", "") for b in chosen}))
+    (folder / "plan.json").write_text(json.dumps({b.name: job.parameters(b, "", "") for b in chosen}))
     return folder / "plan.json"
 
 @pytest.fixture
 def quick(monkeypatch):
     "Blocks that take no time: what each does is a line of Python which knows its `name` and `results`."
-    monkeypatch.setattr(experiments, "flaw", lambda file: "") # empty files stand for results
+    monkeypatch.setattr(results, "flaw", lambda file: "") # empty files stand for results
     def train_as(line):
         monkeypatch.setattr(gpu_pack, "TRAIN", "import sys, time; from pathlib import Path; name, results = sys.argv[2], Path(sys.argv[1]).parent; " + line)
     return train_as
@@ -370,7 +373,7 @@ def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch, c
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL])
 def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, how):
     line = "import os, sys, time; from pathlib import Path; (Path(sys.argv[1]).parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
-    code = f"from noisy_course import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
+    code = f"from noisy_course.lab import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
     words = ["run", planned(tmp_path, four[0]), "--work", tmp_path, "--results", tmp_path / "results", "--until", time.time() + 600, "--device", "cpu"]
     heard = dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) # also where these tests run under nohup
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **heard)
@@ -449,7 +452,7 @@ def test_a_commit_of_another_repository_is_refused(tmp_path, rows):
 def test_a_result_of_an_older_definition_is_refused(tmp_path, rows, monkeypatch):
     file = write_result(rows, tmp_path)
     assert fault(file) == ""
-    monkeypatch.setattr(experiments, "DEFINITION", experiments.DEFINITION + 1)
+    monkeypatch.setattr(grid, "DEFINITION", grid.DEFINITION + 1)
     assert fault(file).startswith("is not what its name says")
 
 def test_results_are_added_once_and_never_replaced(tmp_path, rows):

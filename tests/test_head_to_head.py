@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from noisy_course.comparison import SETTING, read_results
+from noisy_course.basics import SETTING
+from noisy_course.lab.results import read_results
 from noisy_course.head_to_head import CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference, few_checked, free_choice, holm, league, mean_ranks, over_cross_entropy, ranking, regret, tried
 
 METHODS = ["cross_entropy", "forward", "savage", "unhinged"]

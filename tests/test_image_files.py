@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Generator
 from torchvision import models
 
-from noisy_course import experiments, image_files, protocols, training
+from noisy_course import image_files, training
+from noisy_course.lab import grid, job, protocols
 from noisy_course.data import Dataset
 from noisy_course.image_files import LISTS, ImageFiles, both_labels, clothing1m, fine_tuned, imagenet_weights, read_clothing1m, read_labels, read_weights
 from noisy_course.loss_correction import METHODS
@@ -122,14 +123,14 @@ def test_only_the_last_layer_is_new(weights):
 def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
     shop(tmp_path)
     monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
-    monkeypatch.setitem(experiments.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
-    block = next(iter(experiments.blocks(experiments.plan("wang2019", "table3", "smoke"))))
+    monkeypatch.setitem(grid.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
+    block = next(iter(grid.blocks(grid.plan("wang2019", "table3", "smoke"))))
     assert (block.noise, block.rate, block.samples, len(block.methods)) == ("real", .385, 1000, 6)
-    block = experiments.replace(block, samples=0, methods=("forward", "d2l"))
-    data = experiments.block_data(block)
-    runs = experiments.block_runs(block, data)
+    block = job.replace(block, samples=0, methods=("forward", "d2l"))
+    data = job.block_data(block)
+    runs = job.block_runs(block, data)
     assert all(torch.equal(run.labels, data.train_y) and torch.equal(run.T, data.extra["T"]) for run in runs)
-    rows = experiments.result_rows(block, data, runs, experiments.train_block(block, data, runs))
+    rows = job.result_rows(block, data, runs, job.train_block(block, data, runs))
     assert (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and rows[rows.metric == "realised_T[0,1]"].value.iloc[0] == data.extra["T"][0, 1].item()
 
@@ -147,22 +148,22 @@ def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weight
     "Table 4 of Jindal et al., #5 and #10: both methods learn from noisy labels only, cross-entropy goes on with checked ones only."
     shop(tmp_path)
     monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
-    monkeypatch.setitem(experiments.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
-    block = next(iter(experiments.blocks(experiments.plan("jindal2019", "table4", "smoke", noise="real_then_clean_50k"))))
+    monkeypatch.setitem(grid.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
+    block = next(iter(grid.blocks(grid.plan("jindal2019", "table4", "smoke", noise="real_then_clean_50k"))))
     assert block.methods == ("cross_entropy_after_forward_estimated", "cross_entropy_after_nnaqc") and (block.samples, block.rate) == (1000, .385)
-    block = experiments.replace(block, samples=60)
-    recipe = experiments.replace(experiments.block_recipe(block), valid_fraction=.2)
-    monkeypatch.setattr(experiments, "block_recipe", lambda block: recipe)
-    data = experiments.block_data(block)
+    block = job.replace(block, samples=60)
+    recipe = job.replace(grid.block_recipe(block), valid_fraction=.2)
+    monkeypatch.setattr(grid, "block_recipe", lambda block: recipe)
+    data = job.block_data(block)
     checked = data.extra["train_checked"]
-    trained = experiments.train_block(block, data, runs := experiments.block_runs(block, data))
+    trained = job.train_block(block, data, runs := job.block_runs(block, data))
     assert checked.sum() == 28 and data.train_y[checked].tolist() == [i % 14 for i in range(0, 56, 2)]
     for i, before in enumerate(("forward_estimated", "nnaqc")):
         (company, _), first = trained.companies[i], trained.first(i)
         learnt = first.companies[0][0]
         assert first.runs[0].method.name == before and not checked[learnt.train_rows].any() and checked[company.train_rows].all() and checked[company.valid_rows].all()
         for n, v in first.module(0)[0].state_dict().items(): assert torch.equal(trained.runs[i].start[n], v)
-    rows = experiments.result_rows(block, data, runs, trained)
+    rows = job.result_rows(block, data, runs, trained)
     assert set(rows.method) == set(block.methods) and rows[rows.metric == "first_test_accuracy"].value.between(0, 100).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
 
@@ -199,15 +200,15 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
         torch.manual_seed(0)
         weights = {n: v for n, v in models.alexnet().state_dict().items() if n.startswith("features")}
     monkeypatch.setitem(image_files.LOADERS, "imagenet", lambda: image_files.imagenet(tmp_path, 72, 64))
-    monkeypatch.setitem(experiments.PRETRAINED, "alexnet", (lambda: weights, image_files.frozen_alexnet))
-    monkeypatch.setattr(experiments.noise, "sparse", lambda C, rate, n, g: realised(torch.arange(C), torch.arange(C), C))
-    recipe = experiments.block_recipe
-    monkeypatch.setattr(experiments, "block_recipe", lambda block: experiments.replace(recipe(block), valid_fraction=.2))
-    block = next(b for b in experiments.blocks(experiments.plan("jindal2019", "table3", "smoke")) if b.rate == .5)
-    block = experiments.replace(block, samples=0, methods=("cross_entropy", "nnaqc_dropout"))
-    data = experiments.block_data(block)
-    trained = experiments.train_block(block, data, experiments.block_runs(block, data))
-    rows = experiments.result_rows(block, data, experiments.block_runs(block, data), trained)
+    monkeypatch.setitem(grid.PRETRAINED, "alexnet", (lambda: weights, image_files.frozen_alexnet))
+    monkeypatch.setattr(job.noise, "sparse", lambda C, rate, n, g: realised(torch.arange(C), torch.arange(C), C))
+    recipe = grid.block_recipe
+    monkeypatch.setattr(grid, "block_recipe", lambda block: job.replace(recipe(block), valid_fraction=.2))
+    block = next(b for b in grid.blocks(grid.plan("jindal2019", "table3", "smoke")) if b.rate == .5)
+    block = job.replace(block, samples=0, methods=("cross_entropy", "nnaqc_dropout"))
+    data = job.block_data(block)
+    trained = job.train_block(block, data, job.block_runs(block, data))
+    rows = job.result_rows(block, data, job.block_runs(block, data), trained)
     assert rows[rows.metric == "accuracy_top5"].value.between(0, 100).sum() == 2
     state = trained.module(0, "last").state_dict()
     same = {n for n in weights if torch.equal(weights[n], state[f"0.{n}"])}

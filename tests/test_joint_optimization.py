@@ -9,12 +9,13 @@ from hypothesis import given, settings, strategies as st
 from torch import Generator
 from torch.nn import functional as F
 
-from noisy_course import noise, protocols
+from noisy_course import noise
+from noisy_course.lab import protocols
 from noisy_course.data import split
 from noisy_course.joint_optimization import (METHODS, WINDOW, JointLoss, by_certainty, classification_loss, entropy_loss, joint_labels, joint_loss,
     joint_optimization, label_accuracy, labels_found, prior_loss, pseudo_labels, recovery, update_hard, update_soft)
 from noisy_course.losses import cross_entropy
-from noisy_course.protocols import sgd
+from noisy_course.lab.protocols import sgd
 from noisy_course.training import Method, Recipe, Run, train
 from samples import network, np_softmax, sample, toy
 

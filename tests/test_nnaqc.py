@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Generator
 
-from noisy_course import nnaqc, noise, protocols
+from noisy_course import nnaqc, noise
+from noisy_course.lab import protocols
 from noisy_course.loss_correction import METHODS as CORRECTIONS, bootstrap_soft, forward_cross_entropy
 from noisy_course.losses import cross_entropy
 from noisy_course.nnaqc import METHODS, DropoutNoiseLayer, LinearNoiseLayer, NNAQCLoss, NoiseLayerLoss, NonlinearNoiseLayer, TracePenalised

@@ -13,10 +13,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import ttest_ind
 
-from noisy_course import comparison, report
-from noisy_course.comparison import *
+from noisy_course.lab import cells, comparison, report
+from noisy_course.lab import results as result_files
+from noisy_course.lab.cells import *
+from noisy_course.lab.comparison import *
 from noisy_course.plots import pretty
-from noisy_course.report import *
+from noisy_course.lab.papers.patrini2017 import FIGURE1, figure1, figure1_points
+from noisy_course.lab.papers.zhang2018 import q_choice, q_figure, runs_by_q, with_q
+from noisy_course.lab.report import *
+from noisy_course.lab.results import CELL, RUN, flaw, read_file, read_results
+from noisy_course.lab.sections import curve_points, drawn, training_curves
 
 PAPER = ("patrini2017", "table2")
 BLOCKS = [("mnist", "mlp"), ("imdb", "embedding")]
@@ -104,7 +110,7 @@ def test_a_reversed_table_reverses_every_ordering():
     order = orderings(side_by_side(frame, *PAPER, "laptop")).query("dataset == 'mnist'")
     assert set(order.outcome) == {"reversed"}
 
-def read_frame(runs): return comparison._tidy(runs.drop(columns=["mean", "std", "n"]).assign(paper=PAPER[0], table=PAPER[1], samples=1, block="b"))
+def read_frame(runs): return result_files._tidy(runs.drop(columns=["mean", "std", "n"]).assign(paper=PAPER[0], table=PAPER[1], samples=1, block="b"))
 
 def test_a_perfect_copy_of_the_paper_holds_everywhere():
     runs = plain(published(*PAPER), 2, "paper", np.random.default_rng(0))
@@ -116,7 +122,7 @@ def test_a_perfect_copy_of_the_paper_holds_everywhere():
     assert coverage(frame).iloc[0][["cells", "of", "within", "within_of"]].tolist() == [240, 240, 120, 120]
 
 def test_scales_are_never_mixed(results):
-    two = pd.concat([results, comparison._tidy(make(scale="smoke", seeds=2, epochs=0, seed=1))])
+    two = pd.concat([results, result_files._tidy(make(scale="smoke", seeds=2, epochs=0, seed=1))])
     pd.testing.assert_frame_equal(side_by_side(two, *PAPER, "laptop"), side_by_side(results, *PAPER, "laptop"))
     done = coverage(two).query("paper == 'patrini2017'")
     assert done.scale.tolist() == ["laptop", "smoke"] and done.runs.tolist() == [240, 160]
@@ -185,7 +191,7 @@ def test_every_number_in_the_terminal_stands_under_its_setting(key, results):
         assert max(map(width, text.splitlines()[1:])) <= 100
         for first, titles, lines in chunks(text):
             shown |= {(seen(line, 0, first), title): seen(line, first + 20 * c, first + 20 * c + 7) for line in lines for c, title in enumerate(titles)}
-        expected = {(pretty(r.method), comparison.setting_title(r.noise, r.rate)): comparison.number(r.paper_mean) for r in part.itertuples()}
+        expected = {(pretty(r.method), cells.setting_title(r.noise, r.rate)): cells.number(r.paper_mean) for r in part.itertuples()}
         assert {k: v for k, v in shown.items() if v} == expected
 
 def test_readme_table(results):
@@ -252,7 +258,7 @@ def test_every_number_stands_under_its_setting(key, results, tmp_path):
     shown = {(caption.split(":")[0], m, setting): cells[3 * k] for block, part in both.groupby(["dataset", "model"], sort=False)
              for caption, settings_, rows in grids(str(report.template("parts.html").module.grid(report._grid(block, part))))
              for m, cells in rows.items() for k, setting in enumerate(settings_) if len(cells) == 3 * len(settings_)}
-    expected = {(comparison.block_title(r.dataset, r.model), pretty(r.method), comparison.setting_title(r.noise, r.rate)): r.paper_mean for r in both.itertuples()}
+    expected = {(cells.block_title(r.dataset, r.model), pretty(r.method), cells.setting_title(r.noise, r.rate)): r.paper_mean for r in both.itertuples()}
     found = {k: float(re.match(r"[\d.]+", v)[0]) for k, v in shown.items() if v}
     assert found.keys() == expected.keys() and all(abs(found[k] - v) < .06 for k, v in expected.items())
 
@@ -443,7 +449,7 @@ def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
 
 def test_a_tall_figure_stays_tall():
     "A table with coloured cells and many rows would lose every second name."
-    html = {height: report.template("parts.html").module.figure(report._figure(go.Figure(layout=dict(height=height, title="x", margin=dict(t=9))))) for height in (None, 300, 860)}
+    html = {height: report.template("parts.html").module.figure(drawn(go.Figure(layout=dict(height=height, title="x", margin=dict(t=9))))) for height in (None, 300, 860)}
     assert 'style="height: 860px"' in html[860] and "style" not in html[None] + html[300]
 
 # The third paper

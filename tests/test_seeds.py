@@ -40,7 +40,7 @@ def test_a_check_is_run_once(rows):
 
 def test_a_chapter_holds_over_seeds():
     "One whose networks are small; all others take minutes: `python tests/seeds.py 14_joint_optimization --offsets 0 1 2 3 4`."
-    rows = seeds.execute(seeds.ROOT/"nbs"/"03_models.ipynb", 1)
+    rows = seeds.execute(seeds.ROOT/"nbs"/"engine"/"03_models.ipynb", 1)
     assert len(rows) > 30 and failed(rows) == []
 
 def test_numpy_and_the_seeded_streams_are_moved():

@@ -14,12 +14,15 @@ from hypothesis import given, settings, strategies as st
 from browser import CHROMIUM, needs_browser as browser
 from test_report import BLOCKS, PAPER, make, save
 
-from noisy_course import protocols
-from noisy_course.comparison import PAPERS, by_paper, named, papers_table, published, published_tables, read_results, side_by_side
-from noisy_course.site import *
+from noisy_course.lab import protocols
+from noisy_course.lab.cells import named, published, side_by_side
+from noisy_course.lab.comparison import by_paper, papers_table, published_tables
+from noisy_course.lab.papers import PAPERS
+from noisy_course.lab.results import read_results
+from noisy_course.lab.site import *
 
 NBS = Path(__file__).parents[1]/"nbs"
-CHAPTERS = ["05_losses", "12_symmetric_cross_entropy"]
+CHAPTERS = ["02_noise", "12_symmetric_cross_entropy"]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory): return read_results(save(make(BLOCKS[:1]), tmp_path_factory.mktemp("results")))
@@ -233,9 +236,9 @@ def test_old_pages_go_and_other_files_stay(results, notebooks, tmp_path):
     folder = shutil.copytree(notebooks, tmp_path/"nbs")
     site = write_site(results, tmp_path/"site", folder).parent
     (site/"mine.html").write_text("mine")
-    (folder/"05_losses.ipynb").unlink()
+    (folder/"02_noise.ipynb").unlink()
     write_site(results, site, folder)
-    assert not (site/"chapters/05_losses.html").exists() and (site/"mine.html").exists() and (site/"chapters/12_symmetric_cross_entropy.html").exists()
+    assert not (site/"chapters/02_noise.html").exists() and (site/"mine.html").exists() and (site/"chapters/12_symmetric_cross_entropy.html").exists()
 
 def test_headings_that_look_like_second_ones():
     nb = labelled(markdown("# A", "# A", "# A 2"), "x")

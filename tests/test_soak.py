@@ -12,7 +12,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from noisy_course.experiments import blocks, parameters, plan, run_blocks
+from noisy_course.lab.batch import run_blocks
+from noisy_course.lab.grid import blocks, plan
+from noisy_course.lab.job import parameters
 
 KILLS = int(os.environ.get("SOAK_KILLS", 4))
 
@@ -30,34 +32,36 @@ BLOCKS = [
 START = """
 import json, os, sys
 from dataclasses import replace
-from noisy_course import data, experiments, training
+from noisy_course import data, training
+from noisy_course.lab import job, results
 digits = data.load("mnist")
 few = replace(digits, test_x=digits.test_x[:1000], test_y=digits.test_y[:1000])
-experiments.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
+job.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
 training.train_company.__defaults__ = (*training.train_company.__defaults__[:-1], 0.)
 real = training.Company.load
 def load(self, path):
     real(self, path)
     with open(os.environ["SOAK"] + "/resumed.txt", "a") as file: file.write(f"{path} {self.epoch}\\n")
 training.Company.load = load
-chosen = [experiments.block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))]
+chosen = [job.block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))]
 """
 STARTUP = "ipython/profile_default/startup/soak.py"
 KILLED_AT_THE_END = START + """
-def written(rows, folder, write=experiments.write_result):
+def written(rows, folder, write=results.write_result):
     with open(os.environ["SOAK"] + "/written.txt", "a") as file: file.write(f"{write(rows, folder).name}\\n")
     os.kill(os.getpid(), 9)
-experiments.write_result = written
+results.write_result = written
 """
 UNDISTURBED = START + """
 training.torch.set_num_threads(1)
 for block in chosen:
-    dataset = experiments.block_data(block)
-    runs = experiments.block_runs(block, dataset)
-    experiments.write_result(experiments.result_rows(block, dataset, runs, experiments.train_block(block, dataset, runs)), sys.argv[1])
+    dataset = job.block_data(block)
+    runs = job.block_runs(block, dataset)
+    results.write_result(job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
 """
 BATCH = START + """
-from noisy_course.experiments import block_from, run_blocks
+from noisy_course.lab.batch import run_blocks
+from noisy_course.lab.job import block_from
 run_blocks([block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))], sys.argv[1], workers=2)
 """
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from noisy_course import speed
-from noisy_course.speed import NETWORKS, SETTINGS, write_bench
+from noisy_course.lab import speed
+from noisy_course.lab.speed import NETWORKS, SETTINGS, write_bench
 
 def rounds(paper, ratios): return pd.DataFrame(dict(paper=paper, precision="fp32", compiled=False, workers=2, n_runs=20, ratio=ratios, plain=1.))
 

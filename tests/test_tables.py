@@ -4,7 +4,10 @@ import pandas as pd
 import pytest
 
 from noisy_course.plots import LABELS, LOOKS
-from noisy_course.comparison import CELL, KNOWS_T, SETTING, findings, highlights, published, published_tables, side_by_side, read_results
+from noisy_course.basics import SETTING
+from noisy_course.lab.cells import KNOWS_T, highlights, published, side_by_side
+from noisy_course.lab.comparison import findings, published_tables
+from noisy_course.lab.results import CELL, read_results
 
 # Column sums of the paper's Table 2, added up by field position with awk: (data set, model) -> sums of means and of stds over the ten methods.
 MEANS = {("mnist", "mlp"): [977.4, 964.9, 971.8, 677.5], ("cifar10", "resnet14"): [856.3, 810.6, 826.8, 634.5],

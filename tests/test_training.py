@@ -22,7 +22,7 @@ from noisy_course import noise, training
 from noisy_course.data import Dataset, random_flip, split
 from noisy_course.loss_correction import METHODS, cross_entropy, estimate_transition
 from noisy_course.models import MLP, Dropout, initialise
-from noisy_course.protocols import milestones, sgd
+from noisy_course.lab.protocols import milestones, sgd
 from noisy_course.training import Company, Method, Recipe, Run, Stack, after, checked, generator, kept_to, random_bytes, take, take_each, train, unchecked
 
 N, C, PIXELS = 150, 4, (1, 4, 4)

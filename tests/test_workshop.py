@@ -17,10 +17,10 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from noisy_course.basics import recorded
-from noisy_course.workshop import SOLUTION, check_cards, instructor, is_exercise, student, stub, write_workshop
+from noisy_course.lab.workshop import SOLUTION, check_cards, instructor, is_exercise, student, stub, write_workshop
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = [p for p in sorted((ROOT/"nbs").glob("*.ipynb")) if any(map(is_exercise, nbformat.read(p, 4).cells))]
+CHAPTERS = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if any(map(is_exercise, nbformat.read(p, 4).cells))]
 chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 HINT = "<details><summary>Hint</summary>Think of one half.</details>"
@@ -184,7 +184,7 @@ def elsewhere(tmp_path_factory):
     "A machine with the workshop's folder, as the command writes it, and the package: no repository, no settings, an empty home."
     place = tmp_path_factory.mktemp("elsewhere")
     (place/"home").mkdir()
-    subprocess.run([sys.executable, "-m", "noisy_course.workshop", place/"kit"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", place/"kit"], cwd=ROOT, check=True, capture_output=True)
     shutil.copytree(ROOT/"noisy_course", place/"package"/"noisy_course", ignore=shutil.ignore_patterns("__pycache__"))
     return place
 
@@ -197,10 +197,10 @@ def test_chapter_proves(path, elsewhere, monkeypatch):
     for name in [name for name in os.environ if name.startswith("NOISY_COURSE_")]: monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(elsewhere/"home"))
     monkeypatch.setenv("PYTHONPATH", str(elsewhere/"package"))
-    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.name, 4) for who in ("student", "instructor"))
+    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.relative_to(ROOT/"nbs"), 4) for who in ("student", "instructor"))
     nb = prover(full, handed_out)
     nb.cells.insert(0, new_code_cell(HERE.format(str(elsewhere/"package"/"noisy_course"/"__init__.py"))))
-    run(nb, elsewhere/"kit"/"instructor")
+    run(nb, (elsewhere/"kit"/"instructor"/path.relative_to(ROOT/"nbs")).parent)
 
 def test_some_chapter_has_exercises():
     assert "10_loss_correction" in [p.stem for p in CHAPTERS]
@@ -321,7 +321,7 @@ def test_chapters_look_for_results_in_one_way():
 def test_a_place_that_cannot_be_written_to(chapter, tmp_path, name):
     "A message that names the folder, and no traceback."
     (tmp_path/"file").write_text("in the way")
-    done = subprocess.run([sys.executable, "-m", "noisy_course.workshop", name, "--notebooks", "nbs"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", name, "--notebooks", "nbs"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith(f"folder: expected a folder that can be written to, got {name} ("), done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -330,7 +330,7 @@ def test_no_exercises(chapter, tmp_path):
         write_workshop([chapter.parent/"00_plain.ipynb"], tmp_path)
 
 def test_command_line(chapter, tmp_path):
-    command = [sys.executable, "-m", "noisy_course.workshop", "out", "--notebooks", "nbs"]
+    command = [sys.executable, "-m", "noisy_course.lab.workshop", "out", "--notebooks", "nbs"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(Path("out")/who/"10_toy.ipynb") for who in ("student", "instructor")]
     assert (tmp_path/"out"/"student"/"10_toy.ipynb").is_file()

@@ -129,7 +129,7 @@ def main():
                NOISY_COURSE_DATA=str(WORK / "data"), NOISY_COURSE_CACHE=str(WORK / "data"), PYTHONUNBUFFERED="1")
     (WORK / "data").mkdir(exist_ok=True)
     words = ["run", HERE / "plan.json", "--work", WORK, "--results", given.results.resolve(), "--until", began + 60 * given.minutes, "--workers", given.workers]
-    command = [python, "-m", "noisy_course.gpu_pack", *words, *(["--device", given.device] if given.device else [])]
+    command = [python, "-m", "noisy_course.lab.gpu_pack", *words, *(["--device", given.device] if given.device else [])]
     os.chdir(WORK)
     os.execve(python, list(map(str, command)), {**os.environ, **own})
 

@@ -1,0 +1,73 @@
+"""Jindal et al. 2019: what it did, what it concludes, and what its figures show."""
+from dataclasses import replace
+from functools import partial
+
+
+from noisy_course.lab.papers.wang2019 import CLOTHES
+from noisy_course.lab.protocols import HANDED_ON, LATE, RESIDUAL, Grid, Paper, Part, milestones, sgd
+from noisy_course.training import Moment, Recipe
+
+
+TABLES = {}
+
+
+# Jindal et al. 2019
+
+# Noise is drawn uniformly from the simplex. Table 1 has each network three times, with all images, with
+# fewer, and with fewest: three grids. On MNIST and CIFAR-10 the networks and their training are
+# MatConvNet's. On a laptop there is a sixth of the images and three fifths of the epochs, so the learning
+# rate is tenfold: the steps, times their size, stay what they were. For CIFAR-100 the text names a
+# ResNet-44 “with the same training parameters as described in” Patrini et al.; of the small network's
+# training it says nothing, and we take CIFAR-10's.
+NINE = ("cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft", "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout")
+def _simplex(*rates): return tuple(("simplex" if rate else "none", rate) for rate in rates)
+
+MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4), company=1)
+QUICK = replace(MATCONVNET, epochs=45, optimizer=partial(sgd, lr=.05, weight_decay=1e-4), schedule=milestones(30, 40))
+FASTER = dict(epochs=12, seeds=1, recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
+
+def _sized(noises, digits, photos, on_laptop):
+    return Grid((Part("mnist", "lenet", noises, MATCONVNET, samples=digits, laptop=FASTER | dict(samples=on_laptop)),
+                 Part("cifar10", "quick", noises, QUICK, samples=photos, usual=dict(inputs="whitened"), laptop=dict(samples=on_laptop, epochs=15, seeds=1))), (({}, NINE),))
+
+SIX_RATES = _simplex(0., .05, .1, .3, .5, .7)
+TABLES["table1"] = _sized(SIX_RATES, 0, 0, 10000)
+TABLES["table1b"] = _sized(SIX_RATES, 40000, 30000, 6667)
+TABLES["table1c"] = _sized(SIX_RATES[:-1], 20000, 10000, 3333)
+
+MANY = _simplex(0., .05, .1, .3, .5, .6)
+HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1), Part("cifar100", "resnet44", MANY, replace(RESIDUAL, **LATE), seeds=1))
+TABLES["table2"] = Grid(HUNDRED, (({}, tuple(m for m in NINE if m not in ("forward", "forward_qc"))),))
+TABLES["table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["table1"].parts), replace(HUNDRED[0], noises=SIX_RATES[:-1])),
+    (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))
+
+
+# Tables 3 and 4 are ImageNet and Clothing1M. What is said of ImageNet is the network, of whose five
+# convolutions four stay as they are, the noise (to ten random classes), and the batch of 100; the rest is
+# ours, and so is all of Clothing1M's training, where we do as Wang et al. do. Four kinds of training set:
+# 50,000 clean labels, a million noisy ones, both together, and first the noisy, then the clean ones. The
+# paper changes the weight decay with their number, and does not say to what; ours stays.
+def top5(
+    moment: Moment, # after the last epoch
+) -> dict: # accuracy_top5, percent
+    "How often the right class is among the five most probable."
+    best = moment.probabilities("last", moment.dataset.test_x).topk(5).indices
+    return dict(accuracy_top5=100 * (best == moment.dataset.test_y[:, None]).any(1).double().mean().item())
+
+OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1, recipe=Recipe(
+    epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), company=1, valid_fraction=.01, final=top5))
+TABLES["table3"] = Grid((OBJECTS,), (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
+
+KINDS = ("clean_50k", 0.), ("real", .385), ("real_and_clean_50k", .385), ("real_then_clean_50k", .385)
+SHOPS, SMALLER = replace(CLOTHES, noises=KINDS[:3], usual={}), replace(CLOTHES, model="alexnet", usual={})
+*FINE_TUNED, TRACE = (m.name for m in HANDED_ON)  # after cross-entropy, forward correction, NNAQC
+TABLES["table4"] = Grid((SHOPS, replace(SHOPS, noises=KINDS[3:], methods=tuple(FINE_TUNED[1:])),
+    replace(SMALLER, noises=KINDS[:1], methods=("cross_entropy",)), replace(SMALLER, noises=KINDS[2:3], methods=(TRACE,))), (({}, ("cross_entropy", "forward_estimated", "nnaqc")),))
+
+
+PAPER = Paper(
+    title="Jindal et al. 2019",
+    chapter="13_nnaqc",
+    tables=TABLES,
+    note="The paper prints errors in percent; here are accuracies, what is left to 100.",
+    quoted=(("table4", "joint_soft"),))

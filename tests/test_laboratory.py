@@ -1,0 +1,148 @@
+"""What the laboratory's notebooks checked before they became modules: protocols, places on GPUs, forecasts, packed images, benchmark."""
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastcore.test import expect_fail, test_close as close
+
+from noisy_course import data
+from noisy_course.lab import gpu_pack, job, locks, speed
+from noisy_course.lab.cells import cell_means, highlights, published, side_by_side, welch
+from noisy_course.lab.comparison import findings
+from noisy_course.lab.results import CELL, read_results
+from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
+from noisy_course.lab.grid import blocks, plan
+from noisy_course.lab.papers import TABLES
+from noisy_course.lab.papers.patrini2017 import TEN
+from noisy_course.lab.papers.zhang2018 import SIX
+from noisy_course.lab.protocols import SCALES, at_scale, method, milestones, shortened
+from noisy_course.basics import SETTING, pick
+from noisy_course.training import Recipe
+
+RESULTS = Path(__file__).parents[1]/"results"
+ON = "AMD EPYC, 2 cores"
+
+
+# Protocols
+
+def test_a_schedule_falls_tenfold_and_shrinks_with_the_run():
+    step = milestones(40, 80)
+    assert [round(step(epoch), 6) for epoch in (0, 39, 40, 80)] == [1, 1, .1, .01]
+    third = shortened(Recipe(epochs=120, schedule=step), 40)
+    assert [epoch for epoch in range(1, 40) if third.schedule(epoch) < third.schedule(epoch - 1)] == [14, 27]
+
+def n_runs(grid, scale):
+    methods = lambda part: sum(len(part.methods or names) for _, names in grid.variants)
+    return sum(len(part.noises) * methods(part) * part.seeds for part in (at_scale(p, scale) for p in grid.parts))
+
+def test_grids_ask_for_as_many_runs_as_the_papers_made():
+    assert n_runs(TABLES["patrini2017", "table2"], "paper") == 10 * 4 * (3 * 5 + 3)
+    assert n_runs(TABLES["zhang2018", "table1"], "paper") == 144 * 5
+    for (paper, table), grid in TABLES.items():
+        for scale in SCALES: assert len(plan(paper, table, scale)) == n_runs(grid, scale)
+
+def test_a_laptop_has_a_stand_in_and_epochs_in_proportion():
+    fashion = TABLES["zhang2018", "table1"].part("fashion_mnist", "resnet18")
+    assert (at_scale(fashion, "laptop").network, at_scale(fashion, "laptop").usual) == ("mlp", dict(prune_start=13, prune_every=3))
+    assert (at_scale(fashion, "smoke").epochs, at_scale(TABLES["patrini2017", "table2"].parts[1], "smoke").samples) == (1, 1000)
+
+def test_jindal_on_a_laptop_goes_as_far():
+    "Fewer images and epochs, a larger learning rate: the steps times their size stay what they were."
+    for of, table in ((60000, "table1"), (40000, "table1b"), (20000, "table1c")):
+        part = TABLES["jindal2019", table].parts[0]
+        small, rate = at_scale(part, "laptop"), lambda p: p.recipe.optimizer.keywords["lr"]
+        close(small.samples * small.epochs * rate(small) / (of * part.recipe.epochs * rate(part)), 1, eps=.01)
+
+def test_numbers_reach_the_loss():
+    even, label = torch.zeros(1, 4), torch.tensor([0])
+    assert [round(method("generalized_cross_entropy", dict(q=q)).loss(even, label).item(), 3) for q in (.1, .7, 1.)] == [1.294, .887, .75]
+
+def test_unknown_names_are_refused():
+    with expect_fail(ValueError, "method: expected one of cross_entropy"): method("gce")
+    with expect_fail(ValueError, "model: expected one of mlp on mnist"): TABLES["patrini2017", "table2"].part("mnist", "lstm")
+
+
+# Places on GPUs, and a block's own kernel
+
+def test_places_are_spread_over_gpus_and_given_back(tmp_path):
+    take = lambda: locks._take_place(tmp_path/"gpus", gpus=2, share=2)
+    taken = [take() for _ in range(5)]
+    assert [found and found[0] for found in taken] == [0, 1, 0, 1, None]
+    taken[2][1].close()
+    with closing(take()[1]) as file: assert Path(file.name).name.startswith("0_")
+    for _, file in taken[:4]: file.close()
+
+def test_a_device_that_is_named_stays(tmp_path):
+    with locks.place("cpu", tmp_path) as device: assert device == "cpu"
+
+def test_a_kernel_is_the_interpreter_that_runs():
+    assert job.OwnKernel(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
+
+
+# How long it will take
+
+@pytest.fixture(scope="module")
+def recorded(): return recorded_speed([RESULTS])
+
+def test_arithmetic_is_counted():
+    assert arithmetic("mnist", "mlp") == 2 * (784 * 128 + 128 * 128 + 128 * 10)
+
+def test_a_forecast_grows_with_the_work(recorded):
+    hours = [sum(estimate(b, recorded, ON) for b in blocks(plan("patrini2017", "table2", scale, dataset="mnist"))) for scale in SCALES]
+    assert (recorded > 0).all() and 0 < hours[0] < hours[1] < hours[2]
+    one = blocks(plan("patrini2017", "table2", "smoke", dataset="mnist"))[0]
+    small, large = (replace(one, dataset="cifar10", model=model) for model in ("resnet14", "resnet32"))
+    assert estimate(small, recorded, ON) < estimate(large, recorded, ON) and np.isnan(estimate(one, recorded, "an abacus"))
+    assert [seconds_each(block, recorded, ON)[1] for block in (one, small)] == [False, True]
+
+
+# The papers' own tables
+
+def test_the_captions_rule_finds_the_printed_stars():
+    theirs = published("patrini2017", "table2").rename(columns=dict(mean="paper_mean", std="paper_std", n="paper_n"))
+    marked = pd.concat(highlights(part, "paper") for _, part in theirs.groupby(SETTING, sort=False))
+    assert (marked.paper_star == marked.star).all() and marked.star.sum() == 16 and theirs.dagger.sum() == 3
+
+def test_not_every_claim_holds_in_the_table_it_was_made_about():
+    found = findings(side_by_side(read_results(RESULTS), "patrini2017", "table2", "laptop"))
+    misses = found[found.paper_holds == "no"].set_index(["finding", "model"]).paper
+    close(misses["d"]["mlp"].to_numpy(), [29., 4.], eps=1e-6)
+    close(misses["a"]["resnet14"], 7.7, eps=1e-6)
+    assert (found[found.claim.str.startswith("symmetric, deep")].paper_holds == "yes").all()
+
+def test_bfloat16_changes_no_cell():
+    "Of forty cells, trained in single precision and with bfloat16 products, few more differ than luck makes differ."
+    block = pick(read_results(RESULTS), paper="patrini2017", table="table2", scale="paper", dataset="mnist")
+    fp32, bf16 = (cell_means(block, variant=v).set_index(CELL).sort_index() for v in ("", "bf16"))
+    p = welch(fp32["mean"], fp32["std"], fp32.n, bf16["mean"], bf16["std"], bf16.n)
+    assert len(p) == 40 and (p < .05).sum() <= 5 and (bf16["mean"] - fp32["mean"]).abs().median() < .1
+
+
+# What a pack carries
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 8, 8)])
+def test_images_travel_as_a_sheet(shape):
+    x = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(gpu_pack.images_of(gpu_pack.sheet(x)), x) and torch.equal(data.read_idx(gpu_pack.idx_bytes(x)), x)
+
+
+# The benchmark
+
+def test_both_sides_of_the_benchmark_do_the_papers_work():
+    mnist = data.load("mnist").head(2000, 100)
+    many = speed.company(mnist, 10)
+    assert [run.method.name for run in many.runs] == list(TEN)
+    assert {run.method.name for run in speed.company(mnist, 6, "zhang2018").runs} == set(SIX)
+    assert speed.operations(1, (3, 5)) == 2 * 2 * 15
+    assert speed.plain_seconds(mnist, batches=2) > 0 and all(v > 0 for v in speed.company_seconds(many, batches=2).values())
+
+def test_shares_of_the_peak_are_what_was_done_over_what_could_be():
+    small = speed.network_seconds("quick", precision="fp32", batches=2, peak=1e9), speed.sweep_seconds(n_runs=2, precision="fp32", batches=2, peak=1e9)
+    work = 3 * 50_000 * arithmetic("cifar10", "quick"), 3 * 60_000 * arithmetic("mnist", "mlp")
+    for row, operations in zip(small, work):
+        close([row["share"] * row["engine"] * 1e9 / operations, row["ratio"] * row["engine"] / row["plain"]], [1, 1], eps=1e-9)
