@@ -1,7 +1,7 @@
-"""Each chapter's checks against wrong formulas: every mutant in `mutants/chapter_NN.py` must fail a check before anything is trained.
+"""Each chapter's checks against wrong formulas: every mutant must fail a check before anything is trained.
 
-A table holds, for each mutant, what is wrong, a piece of the chapter's code that occurs in it once, and what stands there instead.
-The chapter runs without its figures and without whatever data or training goes into; of each mutant only what follows the change."""
+`mutants/chapter_NN.py` has a table: what is wrong, a piece of code that the chapter has once, the wrong code.
+The chapter runs without figures, data, trainings and what is made of them, a mutant from its change on."""
 import ast
 import runpy
 from pathlib import Path
@@ -11,10 +11,12 @@ import pytest
 from torch import Generator
 
 ROOT = Path(__file__).parents[1]
-TABLES = {path.stem[-2:]: runpy.run_path(path)["MUTANTS"] for path in sorted((ROOT/"tests/mutants").glob("chapter_*.py"))}
+FILES = sorted((ROOT/"tests/mutants").glob("chapter_*.py"))
+TABLES = {path.stem[-2:]: runpy.run_path(path)["MUTANTS"] for path in FILES}
+MUTANTS = [(number, mutant) for number, table in TABLES.items() for mutant in table]
 LEFT_OUT = {"train", "plots"}  # and all that is made of them, or of these attributes
 ATTRIBUTES = {"load", "Adam", "SGD"}
-CAUGHT = AssertionError, ValueError, RuntimeError, ArithmeticError  # a check, or a function that refuses what it is given
+CAUGHT = AssertionError, ValueError, RuntimeError, ArithmeticError  # of a check, or a function
 COMPREHENSIONS = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
 
 def bound(node):
@@ -26,7 +28,8 @@ def free(node):
     "The names that a statement takes from outside."
     if isinstance(node, ast.Name): return {node.id}
     inner = set().union(*map(free, ast.iter_child_nodes(node)))
-    return inner - bound(node) if isinstance(node, (ast.FunctionDef, ast.Lambda, *COMPREHENSIONS)) else inner
+    own_scope = isinstance(node, (ast.FunctionDef, ast.Lambda, *COMPREHENSIONS))
+    return inner - bound(node) if own_scope else inner
 
 def made(node):
     "The names that a statement gives to others."
@@ -36,6 +39,7 @@ def made(node):
     return own.union(*map(made, ast.iter_child_nodes(node)))
 
 def needs(node, left_out):
+    "Whether a statement needs one of these names, data or an optimizer of trainings."
     attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     return bool(attributes & ATTRIBUTES or free(node) & left_out)
 
@@ -59,7 +63,8 @@ class Chapter:
         self.sources = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
         self.names, self.states = dict(__name__=path.stem), []
         for cell in untrained(self.sources):
-            self.states.append((dict(self.names), {k: v.get_state() for k, v in self.names.items() if isinstance(v, Generator)}))
+            streams = {k: v.get_state() for k, v in self.names.items() if isinstance(v, Generator)}
+            self.states.append((dict(self.names), streams))
             self.run(cell)
 
     def run(self, cell): exec(compile(cell, "cell", "exec"), self.names)
@@ -68,16 +73,16 @@ class Chapter:
         "Run the cell that has `right`, with `wrong` in its place, and all cells after it."
         place, = [i for i, source in enumerate(self.sources) if right in source]
         assert self.sources[place].count(right) == 1
-        kept, states = self.states[place]
+        kept, streams = self.states[place]
         self.names.clear()
         self.names.update(kept)
-        for name, state in states.items(): self.names[name].set_state(state)
+        for name, state in streams.items(): self.names[name].set_state(state)
         for cell in untrained(s.replace(right, wrong) for s in self.sources)[place:]: self.run(cell)
 
 @pytest.fixture(scope="module")
 def chapters(): return {}
 
-@pytest.mark.parametrize("number, mutant", [(number, mutant) for number, table in TABLES.items() for mutant in table])
+@pytest.mark.parametrize("number, mutant", MUTANTS)
 def test_is_caught(chapters, number, mutant):
     if number not in chapters: chapters[number] = Chapter(number)
     with pytest.raises(CAUGHT): chapters[number].run_mutant(*TABLES[number][mutant])
