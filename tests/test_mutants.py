@@ -23,7 +23,7 @@ def bound(node):
 
 def free(node):
     "The names that a statement takes from outside."
-    if isinstance(node, ast.Name): return {node.id}
+    if isinstance(node, ast.Name): return {node.id} if isinstance(node.ctx, ast.Load) else set()
     inner = set().union(*map(free, ast.iter_child_nodes(node)))
     return inner - bound(node) if isinstance(node, (ast.FunctionDef, ast.Lambda, *COMPREHENSIONS)) else inner
 
@@ -65,8 +65,8 @@ class Chapter:
 
     def run_mutant(self, right, wrong):
         "Run the cell that has `right`, with `wrong` in its place, and all cells after it."
-        place, = [i for i, source in enumerate(self.sources) if right in source]
-        assert self.sources[place].count(right) == 1
+        (place, count), = [(i, source.count(right)) for i, source in enumerate(self.sources) if right in source]
+        if count > 1: raise ValueError(f"{right!r} stands {count} times in a cell")
         kept, states = self.states[place]
         self.names.clear()
         self.names.update(kept)
