@@ -26,7 +26,7 @@ def bound(node):
 
 def free(node):
     "The names that a statement takes from outside."
-    if isinstance(node, ast.Name): return {node.id}
+    if isinstance(node, ast.Name): return {node.id} if isinstance(node.ctx, ast.Load) else set()
     inner = set().union(*map(free, ast.iter_child_nodes(node)))
     own_scope = isinstance(node, (ast.FunctionDef, ast.Lambda, *COMPREHENSIONS))
     return inner - bound(node) if own_scope else inner
@@ -69,10 +69,14 @@ class Chapter:
 
     def run(self, cell): exec(compile(cell, "cell", "exec"), self.names)
 
-    def run_mutant(self, right, wrong):
-        "Run the cell that has `right`, with `wrong` in its place, and all cells after it."
-        place, = [i for i, source in enumerate(self.sources) if right in source]
-        assert self.sources[place].count(right) == 1
+    def place_of(self, right):
+        "The number of the only cell that has `right`, once."
+        found = [(place, source.count(right)) for place, source in enumerate(self.sources) if right in source]
+        assert [count for _, count in found] == [1], f"{right!r} stands {sum(c for _, c in found)} times in the chapter"
+        return found[0][0]
+
+    def run_mutant(self, place, right, wrong):
+        "Run a cell with `wrong` in place of `right`, and all cells after it."
         kept, streams = self.states[place]
         self.names.clear()
         self.names.update(kept)
@@ -85,12 +89,15 @@ def chapters(): return {}
 @pytest.mark.parametrize("number, mutant", MUTANTS)
 def test_is_caught(chapters, number, mutant):
     if number not in chapters: chapters[number] = Chapter(number)
-    with pytest.raises(CAUGHT): chapters[number].run_mutant(*TABLES[number][mutant])
+    chapter, (right, wrong) = chapters[number], TABLES[number][mutant]
+    place = chapter.place_of(right)
+    with pytest.raises(CAUGHT): chapter.run_mutant(place, right, wrong)
 
 @pytest.mark.parametrize("number", TABLES)
 def test_a_change_without_effect_is_not_caught(chapters, number):
     if number not in chapters: chapters[number] = Chapter(number)
-    chapters[number].run_mutant("#| default_exp", "#| default_exp ")
+    chapter = chapters[number]
+    chapter.run_mutant(chapter.place_of("#| default_exp"), "#| default_exp", "#| default_exp ")
 
 @pytest.mark.parametrize("number", TABLES)
 def test_table(number): assert len(TABLES[number]) >= 12
