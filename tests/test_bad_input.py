@@ -166,7 +166,7 @@ def in_place(places, monkeypatch):
     monkeypatch.setattr(data, "_download", refuse)
 
 NOT_FOR_USERS = { # name → why bad values of it are not tried
-    **dict.fromkeys(("expect", "check_number", "check_count", "kind", "tolerance", "total", "whole_file", "trusted", "trusting", "look", "loss_function", "LossModule",
+    **dict.fromkeys(("require", "check_number", "check_count", "kind", "tolerance", "total", "atomic_write", "skip_checks", "checks_skipped", "check_values", "loss_function", "LossModule",
                      "prepared", "reduce", "classes_last", "check_rate", "check_labels", "check_transition", "check_target", "check_tensors", "check_logits", "check_weight",
                      "check_q", "check_k", "check_A", "check_weights", "check_smoothing", "check_lids", "check_prior", "check_probabilities", "check_percentile", "finest",
                      "moved", "exact", "box_cox", "log_labels", "examples"), "what the checks are made of"),
@@ -174,7 +174,7 @@ NOT_FOR_USERS = { # name → why bad values of it are not tried
                      "labels_found", "step_one_loss", "step_two_loss", "nnaqc_of_both", "Beside", "turned", "label_weight"), "called by the engine with what it made itself"),
     **dict.fromkeys(("save_noise", "load_noise", "recorded"), "files: test_noise"),
     **dict.fromkeys(("AddChannel", "ResidualBlock", "last_hidden"), "parts of networks"),
-    **dict.fromkeys(("gathered", "Team", "joined", "train_team", "check_team"), "in processes that torchrun started, with what the engine checked: test_distributed")}
+    **dict.fromkeys(("gathered", "DistributedTrainer", "joined", "train_distributed", "check_distributed"), "in processes that torchrun started, with what the engine checked: test_distributed")}
 
 def methods(module, name):
     "The methods of a class of data: name → function of an object that is made anew."

@@ -166,7 +166,7 @@ def test_two_steps_in_one_result(two_steps):
     soft, hard = two_steps
     data = block_data(soft)
     runs = block_runs(soft, data)
-    assert torch.allclose(runs[0].T.diagonal(), torch.full((10,), .55).double()) and block_recipe(soft).first.epochs == 3
+    assert torch.allclose(runs[0].T.diagonal(), torch.full((10,), .55).double()) and block_recipe(soft).first_stage.epochs == 3
     trained_ = job.train_block(soft, data, runs)
     rows = job.result_rows(soft, data, runs, trained_).set_index("metric")
     joint, plain = (rows[rows.method == m] for m in ("joint_optimization", "cross_entropy"))
@@ -174,17 +174,17 @@ def test_two_steps_in_one_result(two_steps):
     assert labels.epoch.tolist() == [1, 2, 3] and joint.loc["test_accuracy"].epoch.tolist() == [1, 2]
     assert joint.loc["recovery_last"].value == labels.value.iloc[-1] and joint.loc["recovery_best"].value in labels.value.tolist()
     assert joint.filter(like="number[", axis=0).value.sum() == 270 and "first_label_accuracy" not in plain.index
-    found, train_rows = trained_.runs[1].found, trained_.moment(1).train_rows
+    found, train_rows = trained_.runs[1].found_labels, trained_.training_state(1).train_rows
     assert labels.value.iloc[-1] == pytest.approx(100 * (found.argmax(1) == data.train_y)[train_rows].double().mean().item())
     assert joint.seconds.iloc[0] == pytest.approx(joint.loc["seconds"].value.sum() + joint.loc["first_seconds"].value.sum())
-    assert block_runs(hard, data)[0].method.first.between.keywords["top"] == 3
+    assert block_runs(hard, data)[0].method.first_stage.on_epoch_end.keywords["top"] == 3
 
 def test_learning_rates_of_one_step_and_of_two(two_steps):
     part = TABLES["tanaka2018", "figure2"].part("fashion_mnist", "mlp")
     one = next(b for b in blocks(plan("tanaka2018", "figure2", "laptop", dataset="fashion_mnist", variant="lr=0.2")))
-    assert part.recipe.first is None and block_recipe(one).optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == .2
+    assert part.recipe.first_stage is None and block_recipe(one).optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == .2
     recipe = block_recipe(replace(two_steps[0], lr=.07))
-    assert [r.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] for r in (recipe, recipe.first)] == [.05, .07]
+    assert [r.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] for r in (recipe, recipe.first_stage)] == [.05, .07]
 
 def photos(labels):
     "A dataset of black pictures with these true labels."
@@ -223,7 +223,7 @@ def test_numbers_of_the_third_paper_reach_their_methods():
     smooth = np.full(3, .1 / 3) + np.array([.9, 0, 0])
     q = z.softmax(-1)[0].numpy()
     assert protocols.method("label_smoothing_sl", numbers).loss(z, y).item() == pytest.approx(-.3 * (smooth * np.log(q)).sum() - 2 * (q * np.log(smooth)).sum(), rel=1e-5)
-    assert protocols.method("d2l", numbers).memory(None, 10)["lids"].shape == (7,)
+    assert protocols.method("d2l", numbers).run_state(None, 10)["lids"].shape == (7,)
 
 def test_a_stand_in_is_named_and_keeps_the_schedule():
     block = blocks(plan("zhang2018", "table1", "laptop", dataset="fashion_mnist"))[0]
@@ -265,8 +265,8 @@ def test_labels_that_are_not_true_cannot_be_checked(noise, more, monkeypatch):
 
 def test_numbers_reach_the_early_stages():
     made = protocols.method("cross_entropy_after_forward_estimated", dict(percentile=91.))
-    assert made.first.estimate.keywords["percentile"] == 91 and [m.samples for m in training.stages(made)] == [training.checked, training.unchecked, training.unchecked]
-    assert protocols.method("linear_noise_layer_after_cross_entropy").first.samples is training.checked
+    assert made.first_stage.estimate.keywords["percentile"] == 91 and [m.samples for m in training.stages(made)] == [training.verified_mask, training.unverified_mask, training.unverified_mask]
+    assert protocols.method("linear_noise_layer_after_cross_entropy").first_stage.samples is training.verified_mask
 
 def test_an_estimate_weighs_what_a_stage_sees():
     "Half of the epochs of NNAQC, then cross-entropy, are on one sample in ten; all are scored on all test images."
@@ -385,7 +385,7 @@ def told(recipe):
     optimizer = recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
     numbers = {k: v for k, v in sorted(optimizer.param_groups[0].items()) if k != "params" and isinstance(v, (int, float)) and not isinstance(v, bool) and v}
     named = lambda f: f and getattr(getattr(f, "func", f), "__name__", str(f))
-    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, type(optimizer).__name__, numbers, [round(recipe.schedule(e), 9) for e in range(recipe.epochs)], named(recipe.augment), told(recipe.first)]
+    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, type(optimizer).__name__, numbers, [round(recipe.schedule(e), 9) for e in range(recipe.epochs)], named(recipe.augment), told(recipe.first_stage)]
 
 RECIPES = Path(__file__).with_name("recipes.json")
 
@@ -429,7 +429,7 @@ def test_q_and_pruning_reach_their_methods():
     loss = lambda name, **numbers: protocols.method(name, numbers).loss(even, torch.tensor([0])).item()
     assert loss("generalized_cross_entropy", q=1.) == pytest.approx(.75) and loss("generalized_cross_entropy") == pytest.approx((1 - .25 ** .7) / .7)
     assert loss("truncated_gce", q=1.) == pytest.approx(.5)
-    assert protocols.method("truncated_gce", dict(prune_start=3, prune_every=2)).between.keywords == dict(start=3, every=2, k=.5)
+    assert protocols.method("truncated_gce", dict(prune_start=3, prune_every=2)).on_epoch_end.keywords == dict(start=3, every=2, k=.5)
 
 def open_set(**changes):
     "Digits among digits: half of the images come from the same data set."
@@ -877,7 +877,7 @@ def test_every_loss_of_every_table_works_with_the_usual_numbers():
     z, y, T = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0]), job.noise.symmetric(4, .3)
     for name in METHODS:
         made = protocols.method(name, dict(prune_start=1, prune_every=1))
-        given, layer = made.given(T[None]) if made.given else {}, made.layer(4).eval() if made.layer else torch.nn.Identity()
+        given, layer = made.loss_arguments(T[None]) if made.loss_arguments else {}, made.layer(4).eval() if made.layer else torch.nn.Identity()
         assert made.loss(layer(z)[None], y[None], reduction="none", **given).isfinite().all(), name
 
 def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
@@ -889,8 +889,8 @@ def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
     for epoch in (0, 9, 10, 31, 49): assert coded.schedule(epoch) == pytest.approx(given.schedule(epoch) / (1 + 1e-4 * 469 * epoch))
 
 def test_what_a_recipe_wants_of_the_final_network_is_kept(monkeypatch):
-    final = lambda moment: dict(epochs_seen=moment.epoch, sure=moment.probabilities("last").amax(1).mean().item())
-    recipe = replace(block_recipe(tiny()), final=final)
+    final = lambda state: dict(epochs_seen=state.epoch, sure=state.probabilities("last").amax(1).mean().item())
+    recipe = replace(block_recipe(tiny()), final_metrics=final)
     monkeypatch.setattr(grid, "block_recipe", lambda block: recipe)
     wanted = trained(tiny())
     kept = wanted[wanted.metric.isin(["epochs_seen", "sure"])]

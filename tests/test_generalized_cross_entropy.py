@@ -12,7 +12,7 @@ from torch import Generator
 from noisy_course import generalized_cross_entropy as gce
 from noisy_course import noise
 from noisy_course.losses import cross_entropy
-from noisy_course.training import Method, Moment, Recipe, Run, train
+from noisy_course.training import Method, Recipe, Run, TrainingState, train
 from samples import network, np_softmax, sample, toy
 
 fast = settings(max_examples=40, deadline=None)
@@ -90,7 +90,7 @@ def test_weights_minimise_the_objective():
     z, y = sample((9,), 3, 8)
     gain = gce.generalized_cross_entropy(z, y, reduction="none") - (1 - .5 ** .7) / .7
     p = z.softmax(-1)
-    new = gce.prune(Moment(40, Run(gce.METHODS["truncated_gce"], y), {}, lambda which: p, None))["weight"]
+    new = gce.prune(TrainingState(40, Run(gce.METHODS["truncated_gce"], y), {}, lambda which: p, None))["weight"]
     for flipped in range(9): assert (new * gain).sum() <= (torch.where(torch.arange(9) == flipped, 1 - new, new) * gain).sum()
     torch.testing.assert_close(gce.weighted_gce(z, y, weight=new, reduction="sum") + 9 * (1 - .5 ** .7) / .7, gce.truncated_gce(z, y, reduction="sum"))
 
@@ -100,7 +100,7 @@ def test_when_it_prunes(epoch, pruned):
     def belief(which):
         asked.append(which)
         return torch.full((80, 4), .25)
-    new = gce.prune(Moment(epoch, Run(gce.METHODS["truncated_gce"], NOISY), {}, belief, None))
+    new = gce.prune(TrainingState(epoch, Run(gce.METHODS["truncated_gce"], NOISY), {}, belief, None))
     assert (asked == ["best"]) == pruned and bool(new) == pruned
 
 def test_until_the_first_pruning_it_is_gce():
@@ -115,21 +115,21 @@ def test_a_killed_run_goes_on_with_its_weights(tmp_path):
     whole = train(DATA, runs, network, recipe(epochs=6))
     train(DATA, runs, network, recipe(epochs=3), folder=tmp_path)
     resumed = train(DATA, runs, network, recipe(epochs=6), folder=tmp_path)
-    weights = [t.companies[0][0].groups[0].state["weight"] for t in (whole, resumed)]
+    weights = [t.trainers[0][0].groups[0].sample_state["weight"] for t in (whole, resumed)]
     assert torch.equal(*weights) and 0 < weights[0].mean() < 1
     for a, b in zip(whole.module(0, "last").parameters(), resumed.module(0, "last").parameters()): assert torch.equal(a, b)
 
 def test_beliefs_of_right_and_wrong_labels():
     p = torch.full((len(NOISY), 4), .1).scatter_(1, DATA.train_y[:, None], .7)
-    told = gce.beliefs(Moment(1, Run(gce.METHODS["truncated_gce"], NOISY), {}, lambda which: p, DATA))
+    told = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], NOISY), {}, lambda which: p, DATA))
     assert told == dict(belief_right=pytest.approx(.7), belief_wrong=pytest.approx(.1))
     outside = replace(DATA, extra=dict(train_outside=torch.ones_like(NOISY, dtype=torch.bool)))
-    told = gce.beliefs(Moment(1, Run(gce.METHODS["truncated_gce"], DATA.train_y), {}, lambda which: p, outside))
+    told = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], DATA.train_y), {}, lambda which: p, outside))
     assert math.isnan(told["belief_right"]) and told["belief_wrong"] == pytest.approx(.7)
 
 def test_the_best_network_may_be_the_most_accurate():
     runs = [Run(Method("cross_entropy", cross_entropy), NOISY, T, seed) for seed in range(3)]
     trained = train(DATA, runs, network, Recipe(epochs=8, batch_size=24, select="valid_accuracy"))
     curves = trained.curves.pivot(index=["run", "epoch"], columns="metric", values="value")
-    for i, (company, r) in enumerate(trained.companies): assert -company.best_score[r] == pytest.approx(curves.loc[i].valid_accuracy.max())
+    for i, (trainer, r) in enumerate(trained.trainers): assert -trainer.best_score[r] == pytest.approx(curves.loc[i].valid_accuracy.max())
     with pytest.raises(ValueError, match="select: expected"): train(DATA, runs, network, Recipe(select="test_accuracy"))

@@ -62,12 +62,12 @@ def test_a_network_learns_the_same_from_files_and_from_memory(tmp_path):
     resident = Dataset("toy", pixels[:40], y[:40], pixels[tested], y[tested], tuple("abc"))
     images = ImageFiles(files, 28, 28)
     on_disk = Dataset("toy", images[:40], y[:40], images[tested], y[tested], tuple("abc"))
-    build, recipe = lambda g: initialise(DigitCNN(3, channels=3), g), Recipe(epochs=2, batch_size=9, company=1)
+    build, recipe = lambda g: initialise(DigitCNN(3, channels=3), g), Recipe(epochs=2, batch_size=9, runs_at_once=1)
     one, other = (train(data, [Run(METHODS["cross_entropy"], y[:40])], build, recipe) for data in (resident, on_disk))
     a, b = (t.curves[~t.curves.metric.str.contains("seconds")].value.to_numpy() for t in (one, other))
     np.testing.assert_array_equal(a, b)
     for p, q in zip(one.module(0).parameters(), other.module(0).parameters(), strict=True): assert torch.equal(p, q)
-    torch.testing.assert_close(one.moment(0).probabilities("last"), other.moment(0).probabilities("last"))  # another memory order
+    torch.testing.assert_close(one.training_state(0).probabilities("last"), other.training_state(0).probabilities("last"))  # another memory order
 
 def shop(folder, n=56, n_test=14):
     "Clothing1M's layout: file names with commas and folders, labels by people for every second picture, every fourth label from the text wrong."
@@ -159,10 +159,10 @@ def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weight
     trained = job.train_block(block, data, runs := job.block_runs(block, data))
     assert checked.sum() == 28 and data.train_y[checked].tolist() == [i % 14 for i in range(0, 56, 2)]
     for i, before in enumerate(("forward_estimated", "nnaqc")):
-        (company, _), first = trained.companies[i], trained.first(i)
-        learnt = first.companies[0][0]
-        assert first.runs[0].method.name == before and not checked[learnt.train_rows].any() and checked[company.train_rows].all() and checked[company.valid_rows].all()
-        for n, v in first.module(0)[0].state_dict().items(): assert torch.equal(trained.runs[i].start[n], v)
+        (trainer, _), first = trained.trainers[i], trained.first_stage(i)
+        learnt = first.trainers[0][0]
+        assert first.runs[0].method.name == before and not checked[learnt.train_rows].any() and checked[trainer.train_rows].all() and checked[trainer.valid_rows].all()
+        for n, v in first.module(0)[0].state_dict().items(): assert torch.equal(trained.runs[i].init_state[n], v)
     rows = job.result_rows(block, data, runs, trained)
     assert set(rows.method) == set(block.methods) and rows[rows.metric == "first_test_accuracy"].value.between(0, 100).sum() == 2
     assert rows.realised_rate.unique().tolist() == [.5] and (rows[rows.metric == "accuracy_last"].value.between(0, 100)).sum() == 2
@@ -170,9 +170,9 @@ def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weight
 def test_every_row_of_table_4_begins_where_the_paper_says():
     "The column “init” of Table 4: another row's network, or ImageNet's; and on which labels."
     stages = lambda name: [(m.name, getattr(m.samples, "__name__", "all")) for m in training.stages(protocols.method(name))]
-    assert stages("cross_entropy_after_nnaqc") == [("cross_entropy_after_nnaqc", "checked"), ("nnaqc", "unchecked")]
-    assert stages("cross_entropy_after_forward_estimated") == [("cross_entropy_after_forward_estimated", "checked"), ("forward_estimated", "unchecked"), ("cross_entropy", "unchecked")]
-    assert stages("linear_noise_layer_after_cross_entropy") == [("linear_noise_layer_after_cross_entropy", "all"), ("cross_entropy", "checked")]
+    assert stages("cross_entropy_after_nnaqc") == [("cross_entropy_after_nnaqc", "verified_mask"), ("nnaqc", "unverified_mask")]
+    assert stages("cross_entropy_after_forward_estimated") == [("cross_entropy_after_forward_estimated", "verified_mask"), ("forward_estimated", "unverified_mask"), ("cross_entropy", "unverified_mask")]
+    assert stages("linear_noise_layer_after_cross_entropy") == [("linear_noise_layer_after_cross_entropy", "all"), ("cross_entropy", "verified_mask")]
 
 def test_a_picture_may_keep_its_shape(tmp_path):
     files, pixels = pictures(tmp_path, 1, (30, 60))

@@ -1,4 +1,4 @@
-"Joint optimization beside independent formulas, Algorithm 1 beside a plain loop, and labels that survive company and kills."
+"Joint optimization beside independent formulas, Algorithm 1 beside a plain loop, and labels that survive other runs and kills."
 from dataclasses import replace
 from functools import partial
 
@@ -145,10 +145,10 @@ def by_hand(run, recipe, start, alpha, beta, stop=0):
 def test_algorithm_1_as_in_a_plain_loop(start, stop):
     "Labels after 14 epochs, before and after the window of ten is full."
     run = Run(joint_labels(start, stop, alpha=.8, beta=.4), LABELS, seed=3)
-    got = train(DATA, [run], network, RECIPE).moment(0)
-    torch.testing.assert_close(got.state["target"], by_hand(run, RECIPE, start, .8, .4, stop), atol=2e-4, rtol=0)
-    assert torch.equal(got.state["target"][got.valid_rows], F.one_hot(LABELS, 4).float()[got.valid_rows])
-    assert not torch.equal(got.state["target"].argmax(1), LABELS)
+    got = train(DATA, [run], network, RECIPE).training_state(0)
+    torch.testing.assert_close(got.sample_state["target"], by_hand(run, RECIPE, start, .8, .4, stop), atol=2e-4, rtol=0)
+    assert torch.equal(got.sample_state["target"][got.valid_rows], F.one_hot(LABELS, 4).float()[got.valid_rows])
+    assert not torch.equal(got.sample_state["target"].argmax(1), LABELS)
 
 @pytest.mark.parametrize("method", [joint_labels(15), joint_optimization(), joint_optimization(start=15, top=0)])
 def test_a_training_that_ends_before_labels_are_updated_is_refused(method):
@@ -157,9 +157,9 @@ def test_a_training_that_ends_before_labels_are_updated_is_refused(method):
 
 ALL = [joint_labels(3), joint_labels(3, top=0), joint_labels(3, top=5, alpha=.1), joint_labels(2, uniform=False), Method("cross_entropy", cross_entropy)]
 
-def labels_of(trained, i): return trained.moment(i).state["target"]
+def labels_of(trained, i): return trained.training_state(i).sample_state["target"]
 
-def test_labels_in_company_as_alone():
+def test_labels_together_as_alone():
     runs = [Run(m, LABELS, seed=s) for s, m in enumerate(ALL)]
     together = train(DATA, runs, network, RECIPE)
     for i, run in enumerate(runs[:-1]):
@@ -167,41 +167,41 @@ def test_labels_in_company_as_alone():
 
 def test_no_more_than_top_labels_change_an_epoch():
     seen = [LABELS]
-    def watch(moment):
-        seen.append(moment.state["target"].argmax(1).clone())
+    def watch(state):
+        seen.append(state.sample_state["target"].argmax(1).clone())
         return dict(changed=float((seen[-1] != seen[-2]).sum()))
-    changed = train(DATA, [Run(joint_labels(3, top=5), LABELS)], network, replace(RECIPE, watch=watch)).curves.query("metric == 'changed'").value.tolist()
+    changed = train(DATA, [Run(joint_labels(3, top=5), LABELS)], network, replace(RECIPE, epoch_metrics=watch)).curves.query("metric == 'changed'").value.tolist()
     assert changed[:2] == [0, 0] and max(changed) <= 5 and changed[2] == 5
 
 def test_the_prior_of_given_labels():
     run = Run(joint_labels(1, uniform=False), LABELS)
     trained = train(DATA, [run], network, replace(RECIPE, epochs=1))
-    torch.testing.assert_close(trained.moment(0).memory["prior"], LABELS.bincount(minlength=4) / 150)
+    torch.testing.assert_close(trained.training_state(0).run_state["prior"], LABELS.bincount(minlength=4) / 150)
 
-TWO = replace(RECIPE, epochs=4, select="valid_accuracy_clean", final=labels_found, first=replace(RECIPE, epochs=6, watch=label_accuracy, select="valid_accuracy_clean"))
+TWO = replace(RECIPE, epochs=4, select="valid_accuracy_clean", final_metrics=labels_found, first_stage=replace(RECIPE, epochs=6, epoch_metrics=label_accuracy, select="valid_accuracy_clean"))
 
 def test_the_second_step_begins_anew_on_the_labels_of_the_first():
     done = []
     trained = train(DATA, [Run(joint_optimization(start=2), LABELS), Run(ALL[-1], LABELS)], network, TWO, progress=lambda n, of: done.append((n, of)))
-    first = train(DATA, [Run(joint_labels(2), LABELS)], network, TWO.first)
-    assert torch.equal(trained.runs[0].found, labels_of(first, 0)) and trained.first(1) is None
-    assert trained.first(0).curves.query("metric == 'label_accuracy'").value.tolist() == first.curves.query("metric == 'label_accuracy'").value.tolist()
+    first = train(DATA, [Run(joint_labels(2), LABELS)], network, TWO.first_stage)
+    assert torch.equal(trained.runs[0].found_labels, labels_of(first, 0)) and trained.first_stage(1) is None
+    assert trained.first_stage(0).curves.query("metric == 'label_accuracy'").value.tolist() == first.curves.query("metric == 'label_accuracy'").value.tolist()
     assert done[-1] == (6 + 4 + 4, 14) and len(trained.curves.query("run == 0").epoch.unique()) == 4
-    plain = Run(Method("plain", lambda z, y, reduction, target=None: cross_entropy(z, y if target is None else target, reduction), state=lambda run, C: dict(target=run.found)), LABELS, found=trained.runs[0].found)
-    alone = train(DATA, [plain], network, replace(TWO, first=None))
+    plain = Run(Method("plain", lambda z, y, reduction, target=None: cross_entropy(z, y if target is None else target, reduction), sample_state=lambda run, C: dict(target=run.found_labels)), LABELS, found_labels=trained.runs[0].found_labels)
+    alone = train(DATA, [plain], network, replace(TWO, first_stage=None))
     for name, value in trained.module(0, "last").state_dict().items(): torch.testing.assert_close(value, alone.module(0, "last").state_dict()[name])
 
 def test_a_single_stage_run_beside_it_follows_the_main_recipe():
     beside = train(DATA, [Run(joint_optimization(start=2), LABELS), Run(ALL[-1], LABELS)], network, TWO)
-    alone = train(DATA, [Run(ALL[-1], LABELS)], network, replace(TWO, first=None))
+    alone = train(DATA, [Run(ALL[-1], LABELS)], network, replace(TWO, first_stage=None))
     for name, value in alone.module(0, "last").state_dict().items(): assert torch.equal(value, beside.module(1, "last").state_dict()[name])
 
 @pytest.mark.parametrize("stop_after", [2, 4, 6, 8])
 def test_labels_survive_a_kill(tmp_path, monkeypatch, stop_after):
     "In step one, at its end, and in step two: the labels and all numbers are those of an undisturbed training."
     from noisy_course import training
-    real = training.train_company
-    monkeypatch.setattr(training, "train_company", partial(real, patience=0.))
+    real = training.train_with_checkpoints
+    monkeypatch.setattr(training, "train_with_checkpoints", partial(real, patience=0.))
     runs = [Run(joint_optimization(start=2), LABELS)]
     undisturbed = train(DATA, runs, network, TWO)
     class Stop(BaseException): pass
@@ -209,32 +209,32 @@ def test_labels_survive_a_kill(tmp_path, monkeypatch, stop_after):
         if done == stop_after: raise Stop
     with pytest.raises(Stop): train(DATA, runs, network, TWO, folder=tmp_path, progress=killed)
     resumed = train(DATA, runs, network, TWO, folder=tmp_path)
-    assert torch.equal(resumed.runs[0].found, undisturbed.runs[0].found)
+    assert torch.equal(resumed.runs[0].found_labels, undisturbed.runs[0].found_labels)
     for name, value in undisturbed.module(0, "last").state_dict().items(): assert torch.equal(value, resumed.module(0, "last").state_dict()[name])
-    ours, theirs = (t.first(0).curves.query("not metric.str.contains('seconds')").value.tolist() for t in (resumed, undisturbed))
+    ours, theirs = (t.first_stage(0).curves.query("not metric.str.contains('seconds')").value.tolist() for t in (resumed, undisturbed))
     assert ours == theirs
 
 def test_selecting_by_clean_labels():
     trained = train(DATA, [Run(ALL[-1], LABELS)], network, replace(RECIPE, select="valid_accuracy_clean"))
-    company, r = trained.companies[0]
-    rows, wide = company.valid_rows[r], trained.curves.pivot(index="epoch", columns="metric", values="value")
-    right = (company.probabilities(r).argmax(1) == DATA.train_y)[rows].double().mean().item()
+    trainer, r = trained.trainers[0]
+    rows, wide = trainer.valid_rows[r], trained.curves.pivot(index="epoch", columns="metric", values="value")
+    right = (trainer.probabilities(r).argmax(1) == DATA.train_y)[rows].double().mean().item()
     assert 100 * right == pytest.approx(wide.valid_accuracy_clean.max(), abs=1e-3)
     assert "valid_accuracy_clean" not in set(train(DATA, [Run(ALL[-1], LABELS)], network, replace(RECIPE, epochs=1)).curves.metric)
 
 def test_recovery_counts_the_training_part():
     trained = train(DATA, [Run(ALL[-1], LABELS)], network, RECIPE)
-    moment = trained.moment(0)
-    said = moment.probabilities("last").argmax(1)
-    assert recovery(moment)["recovery_last"] == pytest.approx(100 * (said == DATA.train_y)[moment.train_rows].double().mean().item())
-    assert labels_found(moment) == recovery(moment)
+    state = trained.training_state(0)
+    said = state.probabilities("last").argmax(1)
+    assert recovery(state)["recovery_last"] == pytest.approx(100 * (said == DATA.train_y)[state.train_rows].double().mean().item())
+    assert labels_found(state) == recovery(state)
 
 def test_numbers_reach_the_methods():
     numbers = dict(alpha=.3, beta=.2, label_start=5, label_stop=9, top=7)
     soft_, hard = (protocols.method(name, numbers) for name in ("joint_optimization", "joint_hard_optimization"))
-    assert soft_.first.loss.keywords == dict(alpha=.3, beta=.2) and soft_.first.between.keywords == dict(start=5, stop=9, top=None)
-    assert hard.first.between.keywords["top"] == 7 and protocols.method("joint_labels", numbers).between.keywords["start"] == 5
-    prior = lambda name: protocols.method("joint_labels", dict(prior=name)).memory(Run(None, torch.tensor([0, 0, 1])), 2)["prior"].tolist()
+    assert soft_.first_stage.loss.keywords == dict(alpha=.3, beta=.2) and soft_.first_stage.on_epoch_end.keywords == dict(start=5, stop=9, top=None)
+    assert hard.first_stage.on_epoch_end.keywords["top"] == 7 and protocols.method("joint_labels", numbers).on_epoch_end.keywords["start"] == 5
+    prior = lambda name: protocols.method("joint_labels", dict(prior=name)).run_state(Run(None, torch.tensor([0, 0, 1])), 2)["prior"].tolist()
     assert prior("") == [.5, .5] and prior("labels") == pytest.approx([2 / 3, 1 / 3])
     assert set(METHODS) == {"joint_optimization", "joint_hard_optimization", "joint_labels"} and WINDOW == 10
 
@@ -248,4 +248,4 @@ def test_checkpoints_of_other_numbers_or_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): train(DATA, [Run(joint_labels(3, alpha=.1), LABELS)], network, RECIPE, folder=tmp_path / "one")
     runs = [Run(joint_optimization(start=2), LABELS)]
     train(DATA, runs, network, TWO, folder=tmp_path / "two")
-    with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): train(DATA, runs, network, replace(TWO, first=replace(TWO.first, epochs=8)), folder=tmp_path / "two")
+    with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): train(DATA, runs, network, replace(TWO, first_stage=replace(TWO.first_stage, epochs=8)), folder=tmp_path / "two")

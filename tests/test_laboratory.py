@@ -22,7 +22,7 @@ from noisy_course.lab.papers.patrini2017 import TEN
 from noisy_course.lab.papers.zhang2018 import SIX
 from noisy_course.lab.protocols import SCALES, at_scale, method, milestones, shortened
 from noisy_course.basics import SETTING, pick
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 RESULTS = Path(__file__).parents[1]/"results"
 ON = "AMD EPYC, 2 cores"
@@ -139,7 +139,7 @@ def test_both_sides_of_the_benchmark_do_the_papers_work():
     assert [run.method.name for run in many.runs] == list(TEN)
     assert {run.method.name for run in speed.company(mnist, 6, "zhang2018").runs} == set(SIX)
     assert speed.operations(1, (3, 5)) == 2 * 2 * 15
-    assert speed.plain_seconds(mnist, batches=2) > 0 and all(v > 0 for v in speed.company_seconds(many, batches=2).values())
+    assert speed.plain_seconds(mnist, batches=2) > 0 and all(v > 0 for v in speed.trainer_seconds(many, batches=2).values())
 
 def test_shares_of_the_peak_are_what_was_done_over_what_could_be():
     small = speed.network_seconds("quick", precision="fp32", batches=2, peak=1e9), speed.sweep_seconds(n_runs=2, precision="fp32", batches=2, peak=1e9)

@@ -272,7 +272,7 @@ def test_methods_are_the_tables_ten():
     z, y = sample(0, 2, 4)
     T = T5.expand(2, C, C)
     for method in lc.METHODS.values():
-        given = method.given(T) if method.given else {}
+        given = method.loss_arguments(T) if method.loss_arguments else {}
         assert method.loss(z, y, reduction="none", **given).shape == (2, 4)
 
 

@@ -152,12 +152,12 @@ RECIPE = partial(Recipe, batch_size=24, optimizer=partial(torch.optim.Adam, lr=1
 EVERY = [*METHODS.values(), CORRECTIONS["cross_entropy"]]
 
 def weights(trained, i):
-    company, r = trained.companies[i]
-    group = next(g for g in company.groups if g.rows.start <= r < g.rows.stop)
-    layer = group.layer.numbers().values() if group.layer else []
+    trainer, r = trained.trainers[i]
+    group = next(g for g in trainer.groups if g.rows.start <= r < g.rows.stop)
+    layer = group.layer.state_dict().values() if group.layer else []
     return [p for p in trained.module(i, "last").parameters()] + [v[r - group.rows.start] for v in layer]
 
-def test_methods_in_company_are_the_methods_alone_and_survive_a_kill(tmp_path):
+def test_methods_together_are_the_methods_alone_and_survive_a_kill(tmp_path):
     runs = [Run(method, NOISY, noise.symmetric(4, .3), seed) for method in EVERY for seed in (0, 1)]
     together = train(DATA, runs, network, RECIPE(epochs=4))
     train(DATA, runs, network, RECIPE(epochs=2), folder=tmp_path)

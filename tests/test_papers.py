@@ -12,7 +12,7 @@ from noisy_course.lab import papers
 from noisy_course.lab.grid import blocks, plan
 from noisy_course.lab.papers import add_file
 from noisy_course.lab.protocols import Grid, Paper, Part
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 ROOT = Path(__file__).parents[1]
 PART = Part("mnist", "mlp", (("symmetric", .3),), Recipe(epochs=2), seeds=1)
@@ -22,7 +22,7 @@ CLAIM = ("1", "better", lambda i: i.rate > 0, lambda w: w.forward, (0, 1))
 
 MINE = '''"""Two losses on a few digits."""
 from noisy_course.lab.protocols import Grid, Paper, Part
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 DIGITS = Part("mnist", "mlp", (("symmetric", .3),), Recipe(epochs=2), seeds=1)
 PAPER = Paper(title="An experiment of mine", tables=dict(two=Grid((DIGITS,), (

@@ -193,7 +193,7 @@ def test_names_that_meet_in_a_figure_never_look_alike(names):
         one, two = looks[a], looks[b]
         assert colours.apart(one["color"], two["color"]) >= figures.TOLD_APART or one["dash"] != two["dash"] and one["symbol"] != two["symbol"], (a, b)
 
-def test_known_names_keep_their_looks_in_company():
+def test_known_names_keep_their_looks_together():
     for name in plots.LOOKS: assert plots.method_styles(["something", name, "other"])[name] == plots.method_style(name)
     assert plots.method_style("cross-entropy") == plots.method_style("cross_entropy")
 

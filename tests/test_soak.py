@@ -37,12 +37,12 @@ from noisy_course.lab import job, results
 digits = data.load("mnist")
 few = replace(digits, test_x=digits.test_x[:1000], test_y=digits.test_y[:1000])
 job.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
-training.train_company.__defaults__ = (*training.train_company.__defaults__[:-1], 0.)
-real = training.Company.load
+training.train_with_checkpoints.__defaults__ = (*training.train_with_checkpoints.__defaults__[:-1], 0.)
+real = training.Trainer.load
 def load(self, path):
     real(self, path)
     with open(os.environ["SOAK"] + "/resumed.txt", "a") as file: file.write(f"{path} {self.epoch}\\n")
-training.Company.load = load
+training.Trainer.load = load
 chosen = [job.block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))]
 """
 STARTUP = "ipython/profile_default/startup/soak.py"

@@ -11,7 +11,7 @@ from noisy_course import noise
 from noisy_course import symmetric_cross_entropy as sce
 from noisy_course.data import Dataset
 from noisy_course.losses import cross_entropy
-from noisy_course.training import Method, Moment, Recipe, Run, train
+from noisy_course.training import Method, Recipe, Run, TrainingState, train
 from samples import network, np_softmax, sample, toy
 
 fast = settings(max_examples=40, deadline=None)
@@ -113,15 +113,15 @@ def test_class_accuracy_and_confidence():
     said = {0.: torch.eye(3, dtype=F64)[y] * .7 + .1, 1.: torch.eye(3, dtype=F64)[[0, 1, 0, 0, 2, 0]]}
     look = lambda which, inputs=None: said[0. if inputs is None else inputs[0].item()]
     labels = torch.where(torch.arange(12) < 3, (y + 1) % 3, y)
-    moment = Moment(1, Run(None, labels), {}, look, data)
-    assert sce.class_accuracy(moment) == dict(class_0=100, class_1=50, class_2=0)
-    assert sce.confidence(moment) == {f"sure_{c}": pytest.approx(.8) for c in range(3)}
+    state = TrainingState(1, Run(None, labels), {}, look, data)
+    assert sce.class_accuracy(state) == dict(class_0=100, class_1=50, class_2=0)
+    assert sce.confidence(state) == {f"sure_{c}": pytest.approx(.8) for c in range(3)}
 
 def test_true_positives():
     y = torch.tensor([0, 0, 1, 1, 2, 2])
     said = torch.eye(3)[[0, 1, 1, 1, 1, 0]]
-    moment = Moment(1, Run(None, y), {}, lambda which: said, Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
-    assert sce.true_positives(moment) == dict(predicted_0=2, predicted_1=4, predicted_2=0, correct_0=1, correct_1=2, correct_2=0)
+    state = TrainingState(1, Run(None, y), {}, lambda which: said, Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
+    assert sce.true_positives(state) == dict(predicted_0=2, predicted_1=4, predicted_2=0, correct_0=1, correct_1=2, correct_2=0)
 
 @fast
 @given(n=st.integers(4, 30), d=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
@@ -136,7 +136,7 @@ def test_neighbours_of_the_same_class(n, d, seed, data):
 def test_a_map_keeps_apart_what_the_last_layer_keeps_apart():
     data = toy(80)
     trained = train(data, [Run(Method("cross_entropy", cross_entropy), data.train_y)], network, Recipe(epochs=30, batch_size=16, optimizer=partial(torch.optim.Adam, lr=1e-2)))
-    numbers = sce.embedding(trained.moment(0), 40)
+    numbers = sce.embedding(trained.training_state(0), 40)
     places = torch.tensor([[numbers[f"tsne_{c}[{i}]"] for c in "xy"] for i in range(40)])
     assert len(numbers) == 121 and [numbers[f"tsne_class[{i}]"] for i in range(40)] == data.test_y.tolist()
     assert numbers["same_class_neighbours"] > .7 and sce.same_class_neighbours(places, data.test_y, 5) > .7
@@ -191,18 +191,18 @@ def test_d2l_mixes_labels_with_predictions():
     torch.testing.assert_close(losses[1], a * cross_entropy(z[1], y[1], "none") + (1 - a) * cross_entropy(z[1], z[1].argmax(-1), "none"), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(sce.d2l(z, y), cross_entropy(z, y))
 
-def test_d2l_remembers_in_company_as_alone_and_through_a_kill(tmp_path):
+def test_d2l_remembers_together_as_alone_and_through_a_kill(tmp_path):
     data = toy(300)
     noisy = noise.corrupt(data.train_y, noise.symmetric(4, .4), Generator().manual_seed(1))
-    method, recipe = sce.d2l_method(14), partial(Recipe, batch_size=24, optimizer=partial(torch.optim.Adam, lr=1e-2), watch=sce.dimensionality)
+    method, recipe = sce.d2l_method(14), partial(Recipe, batch_size=24, optimizer=partial(torch.optim.Adam, lr=1e-2), epoch_metrics=sce.dimensionality)
     runs = [Run(Method("cross_entropy", cross_entropy), noisy), *(Run(method, noisy, seed=s) for s in (0, 1))]
     whole, alone = train(data, runs, network, recipe(epochs=14)), train(data, runs[2:], network, recipe(epochs=14))
     train(data, runs, network, recipe(epochs=9), folder=tmp_path)
     resumed = train(data, runs, network, recipe(epochs=14), folder=tmp_path)
-    company, r = whole.companies[2]
-    lids = company.groups[1].memory["lids"]
+    trainer, r = whole.trainers[2]
+    lids = trainer.groups[1].run_state["lids"]
     watched = whole.curves.query("metric == 'lid' and run == 2").value.to_numpy()
     np.testing.assert_allclose(lids[1], watched, rtol=1e-6)
-    assert lids.isfinite().all() and torch.equal(lids, resumed.companies[2][0].groups[1].memory["lids"])
+    assert lids.isfinite().all() and torch.equal(lids, resumed.trainers[2][0].groups[1].run_state["lids"])
     for other, i in ((alone, 0), (resumed, 2)):
         for a, b in zip(whole.module(2, "last").parameters(), other.module(i, "last").parameters(), strict=True): assert torch.equal(a, b)

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from noisy_course import data
-from noisy_course.basics import expect, whole_file
-from noisy_course.distributed import check_team, check_there, devices
+from noisy_course.basics import atomic_write, require
+from noisy_course.distributed import check_distributed, check_there, devices
 from noisy_course.lab.forecast import n_run_epochs, outlook
 from noisy_course.lab.grid import block_methods, block_recipe, blocks, plan
 from noisy_course.lab.job import _set, bring_data, check_device, parameters
@@ -58,17 +58,17 @@ def check_workers(
 ) -> None:
     "Refuse a number of workers that is none, or far above what this machine can serve."
     most = MOST * (os.cpu_count() or 1)
-    expect(isinstance(workers, int) and not isinstance(workers, bool), "workers", "a whole number", repr(workers))
-    expect(1 <= workers <= most, "workers", f"1 to {most} on this machine, which has {os.cpu_count()} cores", workers)
+    require(isinstance(workers, int) and not isinstance(workers, bool), "workers", "a whole number", repr(workers))
+    require(1 <= workers <= most, "workers", f"1 to {most} on this machine, which has {os.cpu_count()} cores", workers)
 
 def _check_batch(todo, device, workers, profile):
     check_workers(workers)
     check_device(device)
     for block in todo: block_methods(block)
-    for block in todo if len(devices(device)) > 1 else (): check_team(device, block_recipe(block))
+    for block in todo if len(devices(device)) > 1 else (): check_distributed(device, block_recipe(block))
     if profile is not None: profile_folder(profile)
     else: check_there(device)
-    expect(profile or workers == 1 or len(devices(device)) == 1, "workers", "1 where a run has several devices", workers)
+    require(profile or workers == 1 or len(devices(device)) == 1, "workers", "1 where a run has several devices", workers)
 
 
 def _clear(name, results):
@@ -82,7 +82,7 @@ def _clear(name, results):
 # the output of a job that fails, and a job that is killed at its end has a whole result:
 def _snakemake(todo, results, device, workers, profile, held):
     plan = results / "plan.json"
-    with whole_file(plan) as part: part.write_text(json.dumps({b.name: parameters(b, device, results) for b in todo}, indent=1))
+    with atomic_write(plan) as part: part.write_text(json.dumps({b.name: parameters(b, device, results) for b in todo}, indent=1))
     shutil.rmtree(results / ".snakemake", ignore_errors=True)
     where = ["--profile", str(profile_folder(profile))] if profile else ["--cores", str(workers), "--retries", "1"]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(results), "--keep-going", "--scheduler", "greedy", *where]
@@ -99,9 +99,9 @@ def profile_folder(
     profile: str | Path, # a folder, or the name of one of ours
 ) -> Path: # absolute
     "A Snakemake profile: a folder of the user's, or `slurm`, which comes with the course."
-    expect(isinstance(profile, (str, Path)), "profile", "a folder with a config.yaml, or slurm", repr(profile))
+    require(isinstance(profile, (str, Path)), "profile", "a folder with a config.yaml, or slurm", repr(profile))
     folder = next((p for p in (Path(profile), SNAKEFILE.parent / "profiles" / profile) if any(p.glob("config*.yaml"))), None)
-    expect(folder is not None, "profile", "a folder with a config.yaml, or slurm", profile)
+    require(folder is not None, "profile", "a folder with a config.yaml, or slurm", profile)
     return folder.resolve()
 
 
@@ -182,16 +182,16 @@ def _check_options(given):
     check_workers(given.workers)
     check_device(given.device)
     if given.profile: profile_folder(given.profile)
-    expect(given.results.is_dir() or not given.results.exists(), "results", "a folder", f"{given.results}, a file")
+    require(given.results.is_dir() or not given.results.exists(), "results", "a folder", f"{given.results}, a file")
 
 
 
 # It says first what it is going to do. A plan without a paper is one of all tables:
 def _run_table(given, only):
     _check_options(given)
-    expect(given.table or given.plan, "table", "the names of a paper and of a table", given.paper or "none")
+    require(given.table or given.plan, "table", "the names of a paper and of a table", given.paper or "none")
     names = [(given.paper, given.table)] if given.table else [name for name in TABLES if given.paper in (None, name[0])]
-    expect(names, "paper", f"one of {', '.join(dict.fromkeys(paper for paper, _ in TABLES))}", repr(given.paper))
+    require(names, "paper", f"one of {', '.join(dict.fromkeys(paper for paper, _ in TABLES))}", repr(given.paper))
     rows = list(_planned(names, given, only)) or [plan(*names[0], given.scale, given.precision, **only)]
     chosen = [b for frame in rows for b in blocks(frame)]
     here = torch.cuda.is_available() or not given.device.startswith("cuda")

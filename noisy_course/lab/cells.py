@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
-from noisy_course.basics import SETTING, check_frame, expect, pick
+from noisy_course.basics import SETTING, check_frame, pick, require
 from noisy_course.lab.results import CELL, RUN
 
 
@@ -26,12 +26,12 @@ def published(
     table: str, # e.g. "table2"
 ) -> pd.DataFrame: # one row a cell; accuracies in percent, std empty where none is printed
     "A table of a paper; errors, where it prints them, as accuracies."
-    for name, word in dict(paper=paper, table=table).items(): expect(isinstance(word, str), name, "a word", repr(word))
+    for name, word in dict(paper=paper, table=table).items(): require(isinstance(word, str), name, "a word", repr(word))
     known = sorted(file.stem.replace("_", " ", 1) for file in (ASSETS/"tables").glob("*.csv"))
     owners = sorted({name.split(" ")[0] for name in known})
-    expect(paper in owners, "paper", f"one of {', '.join(owners)}", repr(paper))
+    require(paper in owners, "paper", f"one of {', '.join(owners)}", repr(paper))
     own = [name for name in known if name.startswith(f"{paper} ")]
-    expect(f"{paper} {table}" in own, "table", "one of " + ", ".join(own), f"{paper} {table}")
+    require(f"{paper} {table}" in own, "table", "one of " + ", ".join(own), f"{paper} {table}")
     cells = pd.read_csv(ASSETS/"tables"/f"{paper}_{table}.csv", keep_default_na=False, na_values=[""])
     errors = cells.metric.str.startswith("error")
     return cells.assign(grid=cells.table, table=table, mean=cells["mean"].where(~errors, (100 - cells["mean"]).round(2)), metric=cells.metric.str.replace("error", "accuracy"))
@@ -71,7 +71,7 @@ def _finite(values, name, least=-np.inf):
     try: numbers = np.asarray(values, None if np.iscomplexobj(values) else float)
     except (TypeError, ValueError): numbers = None
     fine = numbers is not None and numbers.dtype.kind == "f" and not np.isinf(numbers).any() and not (numbers < least).any()
-    expect(fine, name, "finite numbers, or NaN where there are none" + (", of at least 0" if least == 0 else ""), repr(values)[:80])
+    require(fine, name, "finite numbers, or NaN where there are none" + (", of at least 0" if least == 0 else ""), repr(values)[:80])
     return numbers
 
 
@@ -135,7 +135,7 @@ def cell_means(
 ) -> pd.DataFrame: # one row a cell: mean, std (NaN for one run), n, realised_rate and provenance
     "Mean, standard deviation and number of runs of every cell."
     check_frame(results, "results", [*RUN, "metric", "value"])
-    expect(isinstance(metric, str), "metric", "the name of a metric", repr(metric))
+    require(isinstance(metric, str), "metric", "the name of a metric", repr(metric))
     rows = pick(results, metric=metric, **which)
     stats = dict(mean=("value", "mean"), std=("value", "std"), n=("value", "count"), realised_rate=("realised_rate", "mean"))
     return rows.groupby(CELL, sort=False, as_index=False).agg(**stats, seconds=("seconds", span), **SAID)
@@ -152,13 +152,13 @@ def side_by_side(
 ) -> pd.DataFrame: # one row for each published cell; our columns are empty where nothing was run
     "Every published cell beside ours: means, spreads, n, the difference ours − paper, and Welch's p."
     check_frame(results, "results", [*RUN, "metric", "value"])
-    expect(isinstance(scale, str), "scale", "one scale", scale)
+    require(isinstance(scale, str), "scale", "one scale", scale)
     theirs = published(paper, table)
     reported = theirs.metric.iloc[0]
     theirs = theirs.rename(columns={c: f"paper_{c}" for c in ("mean", "std", "n")})
     ours = cell_means(results, reported, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
     mixed = ours[ours.samples.astype(str).str.contains(",")]
-    expect(mixed.empty, "results", "one number of samples in a cell", mixed.samples.unique().tolist())
+    require(mixed.empty, "results", "one number of samples in a cell", mixed.samples.unique().tolist())
     both = theirs.merge(ours, how="left", on=CELL).assign(scale=scale)
     both = pd.concat(highlights(highlights(part, "paper"), "our") for _, part in both.groupby(SETTING, sort=False)).sort_index()
     return both.assign(difference=both.our_mean - both.paper_mean, p=welch(*stats(both, "paper"), *stats(both, "our")))

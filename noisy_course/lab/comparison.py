@@ -6,7 +6,7 @@ from textwrap import wrap
 import numpy as np
 import pandas as pd
 
-from noisy_course.basics import SETTING, check_frame, expect, pick
+from noisy_course.basics import SETTING, check_frame, pick, require
 from noisy_course.lab.cells import (ASSETS, LEAST_STD, block_title, cell_means, listed, named, number, orderings, published, setting_title, side_by_side,
     span, stand_in)
 from noisy_course.lab.papers import FINDINGS, PAPERS
@@ -37,7 +37,7 @@ def findings(
     "What the paper concludes from its table as numbers, for the paper's table and for ours."
     check_frame(both, "both", ["paper", "table", *CELL, "paper_mean", "our_mean"])
     of = tuple(both[["paper", "table"]].iloc[0])
-    expect(of in FINDINGS, "both", "a table with findings: " + ", ".join(map(" ".join, FINDINGS)), " ".join(of))
+    require(of in FINDINGS, "both", "a table with findings: " + ", ".join(map(" ".join, FINDINGS)), " ".join(of))
     order = pd.MultiIndex.from_frame(both[SETTING].drop_duplicates())
     wide = {who: both.set_index(CELL)[f"{column}_mean"].unstack().reindex(order) for who, column in (("paper", "paper"), ("ours", "our"))}
     return pd.concat([_finding(wide, *f) for f in FINDINGS[of]], ignore_index=True)

@@ -17,7 +17,7 @@ from noisy_course.lab.grid import Block, block_methods, block_recipe
 from noisy_course.lab.job import network_of
 from noisy_course.lab.protocols import PRETRAINED
 from noisy_course.lab.results import missing
-from noisy_course.training import Run, checked, generator, run_epochs, unchecked
+from noisy_course.training import Run, generator, run_epochs, unverified_mask, verified_mask
 
 
 # How long it will take
@@ -113,7 +113,7 @@ def estimate(
 ) -> float: # seconds; nan if unknown
     "How long a block takes on a machine."
     share, samples = block.checked or CLOTHES["clean_50k"] / CLOTHES["real_then_clean_50k"], block.samples or CLOTHES.get(block.noise, 0)
-    weigh = lambda method: {checked: share, unchecked: 1 - share}.get(method.samples, 1)
+    weigh = lambda method: {verified_mask: share, unverified_mask: 1 - share}.get(method.samples, 1)
     passes = work(block.dataset, samples, n_run_epochs(block, weigh)) + SIZES[block.dataset][1] * (n_run_epochs(block) - n_run_epochs(block, weigh))
     return seconds_each(block, speed, machine)[0] * passes
 

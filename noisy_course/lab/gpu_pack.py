@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import noisy_course
 from noisy_course import data
-from noisy_course.basics import expect, whole_file
+from noisy_course.basics import atomic_write, require
 from noisy_course.lab import batch
 from noisy_course.lab.comparison import published_tables
 from noisy_course.lab.batch import check_workers
@@ -123,7 +123,7 @@ def pack_data(
     if name in OFFICIAL: return _pack_images(data.load(name, download=False), folder)
     for file, checksum in layout.files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(data.checked(root / file, checksum))
+        (folder / file).write_bytes(data.verify_checksum(root / file, checksum))
 
 def _pack_images(dataset, folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def unpack_data(
     if name not in OFFICIAL: return shutil.copytree(folder, to, dirs_exist_ok=True)
     sides = [_unpacked(folder, split) for split in ("train", "test")]
     for file, raw in OFFICIAL[name](*sides[0], *sides[1]).items():
-        with whole_file(to / file) as part: part.write_bytes(raw)
+        with atomic_write(to / file) as part: part.write_bytes(raw)
 
 def _unpacked(folder, split):
     pictures = sorted(folder.glob(f"{split}-*.png"))
@@ -215,7 +215,7 @@ def cut(
         return dict(_written(parts / f"{source.name}.{i}", raw) for i, raw in enumerate(pieces, 1))
 
 def _written(path, raw):
-    with whole_file(path) as part: part.write_bytes(raw)
+    with atomic_write(path) as part: part.write_bytes(raw)
     return path.name, sha256(raw).hexdigest()
 
 
@@ -245,10 +245,10 @@ def write_pack(
     megabytes: float = 59., # of a part, at most
 ) -> dict: # blocks, left_out (data set → blocks), megabytes (group → size)
     "Write a folder that trains blocks on a machine with PyTorch and without internet."
-    expect(todo, "todo", "blocks that have no result yet", "none: there is nothing to train")
+    require(todo, "todo", "blocks that have no result yet", "none: there is nothing to train")
     folder, absent = Path(folder), {name for block in todo for name in data_of(block) if not place_of(name)}
     kept = [block for block in todo if not data_of(block) & absent]
-    expect(kept, "todo", f"blocks whose data are on this machine, which has no {', '.join(sorted(absent))}", f"{len(todo)} others")
+    require(kept, "todo", f"blocks whose data are on this machine, which has no {', '.join(sorted(absent))}", f"{len(todo)} others")
     _emptied(folder)
     with TemporaryDirectory(dir=folder, prefix=".staged-") as staged:
         _stage(Path(staged), kept, python, machine)
@@ -264,7 +264,7 @@ OWN = "run.py", "plan.json", "pack.json", "parts", "work", "results"
 
 def _emptied(folder):
     other = [path.name for path in folder.glob("[!.]*") if path.name not in OWN] if folder.exists() else []
-    expect(not other, "folder", "a new folder, or a pack to write anew", f"{folder} with {', '.join(other[:3])}")
+    require(not other, "folder", "a new folder, or a pack to write anew", f"{folder} with {', '.join(other[:3])}")
     (folder / "pack.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     (folder / "parts").mkdir(parents=True)
@@ -278,7 +278,7 @@ def _stage(staged, kept, python, machine):
 def _tell(folder, kept, pack):
     shutil.copy(SCRIPT, folder / "run.py")
     (folder / "plan.json").write_text(json.dumps({block.name: parameters(block, "", "") for block in kept}, indent=1))
-    with whole_file(folder / "pack.json") as part: part.write_text(json.dumps(pack, indent=1))
+    with atomic_write(folder / "pack.json") as part: part.write_text(json.dumps(pack, indent=1))
 
 def _least_torch(): return next(s.version for r in map(Requirement, requires("noisy_course")) if r.name == "torch" for s in r.specifier)
 
@@ -303,7 +303,7 @@ def run_plan(
     planned = [block_from(one, set())[0] for one in given.values()]
     with lock(results / "locks" / "batch", wait=False):
         here = {name: one | dict(device=device, results=str(results)) for name, one in given.items()}
-        with whole_file(results / "plan.json") as part: part.write_text(json.dumps(here, indent=1))
+        with atomic_write(results / "plan.json") as part: part.write_text(json.dumps(here, indent=1))
         with batch._environment(workers, results): _train(planned, results, ends, workers)
     return [results / f"{block.name}.parquet" for block in planned if not missing([block], results)]
 
@@ -369,7 +369,7 @@ def defined_block(
     "The block whose definition stands in the rows of a result."
     own = {f.name: rows[f.name].unique().tolist() for f in fields(Block) if f.name in rows}
     mixed = [name for name, values in own.items() if len(values) > 1]
-    expect(not mixed, "rows", "one block", f"several values of {', '.join(mixed)}")
+    require(not mixed, "rows", "one block", f"several values of {', '.join(mixed)}")
     return Block(**{name: value for name, (value,) in own.items()}, methods=tuple(rows.method.unique()), seeds=tuple(rows.seed.unique().tolist()))
 
 def fault(
@@ -414,14 +414,14 @@ def import_results(
     folder, results = Path(folder), Path(results)
     folder = folder / "results" if (folder / "results").is_dir() else folder
     files = sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
-    expect(files, "folder", "a folder with result files", folder)
+    require(files, "folder", "a folder with result files", folder)
     return pd.DataFrame([(file.stem, *_imported(file, results / file.name)) for file in files], columns=["block", "outcome", "why"])
 
 def _imported(file, place):
     if place.exists() and place.read_bytes() == file.read_bytes(): return "there already", ""
     if place.exists(): return "refused", f"{place.parent.name} has another result of this block"
     if why := fault(file): return "refused", why
-    with whole_file(place) as part: shutil.copy(file, part)
+    with atomic_write(place) as part: shutil.copy(file, part)
     return "added", ""
 
 
@@ -460,16 +460,16 @@ def _published(): return COURSE / "results" if (COURSE / "results").is_dir() els
 # Each says in a line or two what it did, and what to do next:
 def _check_pack(given):
     for name in ("minutes", "megabytes"):
-        expect(0 < getattr(given, name) < math.inf, name, "a number above 0", getattr(given, name))
+        require(0 < getattr(given, name) < math.inf, name, "a number above 0", getattr(given, name))
     python = re.fullmatch(r"3\.(\d+)", given.python)
-    expect(python and int(python[1]) >= 10, "python", "a version from 3.10 on, as 3.12", repr(given.python))
-    expect(given.machine in ("x86_64", "aarch64"), "machine", "x86_64 or aarch64", repr(given.machine))
+    require(python and int(python[1]) >= 10, "python", "a version from 3.10 on, as 3.12", repr(given.python))
+    require(given.machine in ("x86_64", "aarch64"), "machine", "x86_64 or aarch64", repr(given.machine))
 
 
 def _pack(given):
     _check_pack(given)
     said = tree()
-    expect(not said["dirty"] and said["commit"] != "unknown", "tree", "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
+    require(not said["dirty"] and said["commit"] != "unknown", "tree", "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
     todo = most_valuable([COURSE / "results", results_folder()], given.scale)
     told = write_pack(given.folder, todo, given.minutes, given.python, given.machine, given.megabytes)
     for name, n in told["left_out"].items(): print(f"left out: {n} blocks that need {name}, which is not on this machine")
@@ -479,9 +479,9 @@ def _pack(given):
 def _run(given):
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if stop == signal.SIGINT or signal.getsignal(stop) != signal.SIG_IGN: signal.signal(stop, signal.default_int_handler)
-    expect(math.isfinite(given.until), "until", "seconds since 1970", given.until)
+    require(math.isfinite(given.until), "until", "seconds since 1970", given.until)
     if given.device: check_device(given.device)
-    expect(given.device or torch.cuda.is_available(), "device", "a GPU that PyTorch can use (--device cpu trains without one)", "none")
+    require(given.device or torch.cuda.is_available(), "device", "a GPU that PyTorch can use (--device cpu trains without one)", "none")
     for name in data.LAYOUTS | data.HUMAN_LAYOUTS:
         if (given.work / name).is_dir() and not place_of(name): unpack_data(name, given.work / name, given.work / "data")
     device = given.device or "cuda"

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from noisy_course import noise
-from noisy_course.basics import check_frame, expect
+from noisy_course.basics import check_frame, require
 from noisy_course.lab import protocols
 from noisy_course.lab.papers import KNOWN, QUOTED, TABLES
 from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code, at_scale, scaled,
     shortened)
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 
 # From a table to a plan
@@ -35,17 +35,17 @@ def plan(
     **only, # columns to restrict, e.g. dataset="mnist", method="forward" or rate=.6; None restricts nothing
 ) -> pd.DataFrame: # one row a run
     "All runs of a table at a scale."
-    for name, word in dict(paper=paper, table=table, scale=scale, precision=precision).items(): expect(isinstance(word, str), name, "a word", repr(word))
-    expect(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
-    expect(precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(precision))
+    for name, word in dict(paper=paper, table=table, scale=scale, precision=precision).items(): require(isinstance(word, str), name, "a word", repr(word))
+    require(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
+    require(precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(precision))
     rows = pd.DataFrame(_rows(paper, table, scale)).assign(precision=precision)
     for column, value in only.items():
-        expect(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
-        expect(value is None or np.isscalar(value), column, "one value", repr(value))
+        require(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
+        require(value is None or np.isscalar(value), column, "one value", repr(value))
         known, quoted = rows[column].drop_duplicates(), column == "method" and (paper, table, value) in QUOTED
-        expect(not quoted, column, f"a method that {paper} {table} can be run with", f"{value!r}, which the paper quotes and did not run")
+        require(not quoted, column, f"a method that {paper} {table} can be run with", f"{value!r}, which the paper quotes and did not run")
         if value is not None: rows = rows[rows[column] == value]
-        expect(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}", repr(value))
+        require(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}", repr(value))
     if precision != "fp32": rows = rows.assign(variant=rows.variant.where(rows.variant == "", rows.variant + ", ") + precision)
     return rows.reset_index(drop=True)
 
@@ -56,9 +56,9 @@ def grid(
     table: str, # e.g. "table1"
 ) -> Grid:
     "What a table or figure is made of."
-    for name, word in dict(paper=paper, table=table).items(): expect(isinstance(word, str), name, "a word", repr(word))
-    expect(paper in KNOWN, "paper", f"one of {', '.join(KNOWN)}", repr(paper))
-    expect((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}", f"{paper} {table}")
+    for name, word in dict(paper=paper, table=table).items(): require(isinstance(word, str), name, "a word", repr(word))
+    require(paper in KNOWN, "paper", f"one of {', '.join(KNOWN)}", repr(paper))
+    require((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}", f"{paper} {table}")
     return TABLES[paper, table]
 
 def _rows(paper, table, scale):
@@ -143,8 +143,8 @@ WORDS = dict(
     prior=["", "labels"])
 
 def _word(name, value):
-    expect(isinstance(value, str), name, "a word", repr(value))
-    expect(value in WORDS.get(name, [value]), name, f"one of {', '.join(map(repr, WORDS.get(name, [])))}", repr(value))
+    require(isinstance(value, str), name, "a word", repr(value))
+    require(value in WORDS.get(name, [value]), name, f"one of {', '.join(map(repr, WORDS.get(name, [])))}", repr(value))
     return value
 
 
@@ -159,7 +159,7 @@ INTERVALS = dict(
 def _number(name, value, kind):
     within, whole = INTERVALS.get(name, POSITIVE), (int, np.integer)
     real = isinstance(value, whole if kind is int else (float, np.floating, *whole)) and not isinstance(value, bool)
-    expect(real and value in within, name, f"a {'whole ' * (kind is int)}number in {within}", repr(value))
+    require(real and value in within, name, f"a {'whole ' * (kind is int)}number in {within}", repr(value))
     return kind(value)
 
 
@@ -170,10 +170,10 @@ SEVERAL = dict(methods=(_is_method, f"one of {', '.join(protocols.METHODS)}"), s
 
 def _several(name, value):
     good, one = SEVERAL[name]
-    expect(isinstance(value, tuple) and len(value) > 0, name, f"a tuple; each item is {one}", repr(value))
+    require(isinstance(value, tuple) and len(value) > 0, name, f"a tuple; each item is {one}", repr(value))
     odd = [item for item in value if not good(item)]
-    expect(not odd, name, one, ", ".join(map(repr, odd)))
-    expect(len(set(value)) == len(value), name, "different ones", repr(value))
+    require(not odd, name, one, ", ".join(map(repr, odd)))
+    require(len(set(value)) == len(value), name, "different ones", repr(value))
     return tuple(item if isinstance(item, str) else int(item) for item in value)
 
 
@@ -186,11 +186,11 @@ def _valid(field, value):
 def _check_together(block):
     grid(block.paper, block.table)
     maps = ["", *noise.FLIPS.get(block.dataset, ())]
-    expect(block.flips in maps, "flips", f"one of {', '.join(map(repr, maps))} on {block.dataset}", repr(block.flips))
+    require(block.flips in maps, "flips", f"one of {', '.join(map(repr, maps))} on {block.dataset}", repr(block.flips))
     outside = bool(block.outside) or block.noise != "open_set"
-    expect(outside, "outside", f"one of {', '.join(DATASETS)}, as the noise is open-set", repr(block.outside))
+    require(outside, "outside", f"one of {', '.join(DATASETS)}, as the noise is open-set", repr(block.outside))
     plain = re.fullmatch(r"[\w.=, -]{0,100}", block.variant)
-    expect(plain, "variant", "up to 100 letters, digits and . = , - or blanks", repr(block.variant))
+    require(plain, "variant", "up to 100 letters, digits and . = , - or blanks", repr(block.variant))
 
 
 # A plan is cut where anything but method and seed differs:
@@ -220,6 +220,6 @@ def block_recipe(
     part = at_scale(grid(block.paper, block.table).part(block.dataset, block.model), block.scale)
     recipe = part.recipe if block.decay == "weights" else as_in_the_code(part.recipe)
     recipe = replace(shortened(recipe, block.epochs), precision=block.precision)
-    if not recipe.first: return recipe if not block.lr else replace(recipe, optimizer=partial(recipe.optimizer, lr=block.lr))
-    first = replace(shortened(recipe.first, block.first_epochs), precision=block.precision, optimizer=partial(recipe.first.optimizer, lr=block.lr))
-    return replace(recipe, first=first)
+    if not recipe.first_stage: return recipe if not block.lr else replace(recipe, optimizer=partial(recipe.optimizer, lr=block.lr))
+    first = replace(shortened(recipe.first_stage, block.first_epochs), precision=block.precision, optimizer=partial(recipe.first_stage.optimizer, lr=block.lr))
+    return replace(recipe, first_stage=first)

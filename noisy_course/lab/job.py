@@ -18,8 +18,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
 from noisy_course import data, noise
-from noisy_course.basics import expect, whole_file
-from noisy_course.distributed import check_team, devices, launch, train_team
+from noisy_course.basics import atomic_write, require
+from noisy_course.distributed import check_distributed, devices, launch, train_distributed
 from noisy_course.image_files import LOADERS, as_features, pretrained_features
 from noisy_course.joint_optimization import pseudo_labels
 from noisy_course.lab import grid
@@ -27,9 +27,9 @@ from noisy_course.lab.grid import Block, block_methods
 from noisy_course.lab.locks import lock, place
 from noisy_course.lab.protocols import HUMAN, PRETRAINED, REAL
 from noisy_course.lab.results import NOTEBOOK, check_folder, missing, provenance
-from noisy_course.losses import trusted
+from noisy_course.losses import skip_checks
 from noisy_course.models import MODELS, initialise
-from noisy_course.training import SELECT, Run, Trained, checked, generator, train
+from noisy_course.training import SELECT, Run, Trained, generator, train, verified_mask
 
 
 # Training a block
@@ -53,7 +53,7 @@ def first_share(
     share: float, # of them, in (0, 1)
 ) -> torch.Tensor: # (n,) bool
     "The first of some samples, whose labels are checked."
-    expect(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side", share)
+    require(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side", share)
     return torch.arange(n) < round(n * share)
 
 
@@ -67,7 +67,7 @@ def block_data(
     dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))(**own)
     if block.noise in HUMAN: dataset = replace(dataset, extra=dataset.extra | dict(train_given=data.human_labels(block.dataset)[block.noise]))
     if block.samples: dataset = dataset.head(block.samples)
-    expect(not block.checked or block.noise not in (*REAL, "open_set"), "checked", "0 where labels come with the data or images from outside", block.checked)
+    require(not block.checked or block.noise not in (*REAL, "open_set"), "checked", "0 where labels come with the data or images from outside", block.checked)
     if block.checked: dataset = replace(dataset, extra=dataset.extra | dict(train_checked=first_share(len(dataset.train_y), block.checked)))
     if block.noise == "pseudo": return replace(dataset, extra=dataset.extra | clustered(dataset))
     if block.inputs == "whitened": dataset = dataset.whitened()
@@ -99,7 +99,7 @@ def block_runs(
     T, same = block_T(block, dataset), dataset.train_y if block.noise in REAL else dataset.extra.get("train_given")
     drawn = lambda seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise"))
     labels = {seed: drawn(seed) if same is None else same for seed in block.seeds}
-    if block.checked: labels = {seed: torch.where(checked(dataset), dataset.train_y, given) for seed, given in labels.items()}
+    if block.checked: labels = {seed: torch.where(verified_mask(dataset), dataset.train_y, given) for seed, given in labels.items()}
     return [Run(method, labels[seed], T, seed) for method in block_methods(block) for seed in block.seeds]
 
 
@@ -151,8 +151,8 @@ def result_rows(
     version: dict | None = None, # from `tree` before the training; as it is now if none
 ) -> pd.DataFrame: # tidy
     "The rows of a block's result file."
-    final = grid.block_recipe(block).final
-    with trusted(): last = [final(trained.moment(i)) if final else {} for i in range(len(runs))]
+    final = grid.block_recipe(block).final_metrics
+    with skip_checks(): last = [final(trained.training_state(i)) if final else {} for i in range(len(runs))]
     tables = [_run_rows(block, dataset, run, trained, i, last[i]) for i, run in enumerate(runs)]
     shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
     known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
@@ -161,7 +161,7 @@ def result_rows(
 
 
 def _run_rows(block, dataset, run, trained, i, final):
-    curves, first = trained.curves.query("run == @i"), trained.first(i)
+    curves, first = trained.curves.query("run == @i"), trained.first_stage(i)
     wide = _wide(curves)
     epochs = {"accuracy": wide.valid_loss.fillna(torch.inf).idxmin(), "accuracy_last": wide.index[-1]}
     epochs |= {f"accuracy_best_{v}": wide[v].idxmax() for v in SELECT[1:] if v in wide}
@@ -179,7 +179,7 @@ def _run_rows(block, dataset, run, trained, i, final):
     seconds = wide.seconds.sum() + (_seconds(first) if shown else 0)
     return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=seconds)
 
-def _seconds(one): return _wide(one.curves).seconds.sum() + _seconds(one.first(0)) if one else 0
+def _seconds(one): return _wide(one.curves).seconds.sum() + _seconds(one.first_stage(0)) if one else 0
 
 def _wide(curves): return curves.pivot(index="epoch", columns="metric", values="value")
 def _recovered(wide, select): return dict(recovery_best=wide.label_accuracy[wide[select].idxmax()], recovery_last=wide.label_accuracy.iloc[-1])
@@ -206,10 +206,10 @@ def block_from(
     given = {k: v for k, v in given.items() if k not in before and not k.startswith("_")}
     names, own = [f.name for f in fields(Block)], ("device", "results", "block_name")
     unknown, missing = set(given) - set(names) - set(own), (set(names) | set(own)) - set(given)
-    expect(not unknown, ", ".join(sorted(unknown)), f"only the parameters {', '.join(names)}, {', '.join(own)}", "an unknown parameter")
-    expect(not missing, ", ".join(sorted(missing)), "a value", "none")
+    require(not unknown, ", ".join(sorted(unknown)), f"only the parameters {', '.join(names)}, {', '.join(own)}", "an unknown parameter")
+    require(not missing, ", ".join(sorted(missing)), "a value", "none")
     block = Block(**{k: tuple(given[k]) if isinstance(given[k], list) else given[k] for k in names})
-    expect(given["block_name"] in ("", block.name), "block_name", f"{block.name}, the name of these parameters", given["block_name"])
+    require(given["block_name"] in ("", block.name), "block_name", f"{block.name}, the name of these parameters", given["block_name"])
     return block, {k: given[k] for k in own}
 
 
@@ -235,9 +235,9 @@ def train_on_several(
     results: str | Path, # folder: the checkpoints are below it
 ) -> None:
     "Train a block in a process for each device, up to its checkpoints."
-    check_team(device, grid.block_recipe(block))
+    check_distributed(device, grid.block_recipe(block))
     if (n := len(devices(device))) == 1: return
-    expect(results, "results", f"a folder, in which {n} processes leave what they train", repr(results))
+    require(results, "results", f"a folder, in which {n} processes leave what they train", repr(results))
     code = "import sys; from noisy_course.lab.job import train_part; train_part(sys.argv[1])"
     launch(["-c", code, json.dumps(parameters(block, device, results))], n)
 
@@ -248,7 +248,7 @@ def train_part(
     torch.set_num_threads(1)
     block, settings = block_from(json.loads(given), set())
     dataset, folder = block_data(block), Path(settings["results"])
-    train_team(dataset, block_runs(block, dataset), block_network(block, dataset), grid.block_recipe(block), settings["device"],
+    train_distributed(dataset, block_runs(block, dataset), block_network(block, dataset), grid.block_recipe(block), settings["device"],
                folder / "checkpoints" / block.name, note_progress(folder, block.name))
 
 
@@ -282,8 +282,8 @@ def check_device(
     device: str, # one, or several with commas between them
 ) -> None:
     "Refuse a word that names no device; whether this machine has it is another question."
-    expect(isinstance(device, str), "device", "a word", repr(device))
-    for name in devices(device): expect(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device", "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
+    require(isinstance(device, str), "device", "a word", repr(device))
+    for name in devices(device): require(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device", "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
 
 def execute_block(
     block: Block, # to train
@@ -291,7 +291,7 @@ def execute_block(
     device: str = "cpu", # where to train
 ) -> Path: # the result file
     "Train a block in its notebook, unless its result is already there."
-    expect(isinstance(block, Block), "block", "a Block", repr(block))
+    require(isinstance(block, Block), "block", "a Block", repr(block))
     check_folder(results, "results")
     check_device(device)
     results = Path(results).resolve()
@@ -304,7 +304,7 @@ def execute_block(
 
 def _execute(given, results):
     unknown = set(given) - set(papermill.inspect_notebook(_literally(NOTEBOOK)))
-    expect(not unknown, ", ".join(sorted(unknown)), f"parameters of {NOTEBOOK.name}", "unknown ones")
+    require(not unknown, ", ".join(sorted(unknown)), f"parameters of {NOTEBOOK.name}", "unknown ones")
     executed = results / "notebooks" / f"{given['block_name']}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     options = dict(kernel_name="python3", kernel_manager_class=OwnKernel, progress_bar=False, start_timeout=600)
@@ -331,7 +331,7 @@ def note_progress(
     path = Path(results) / "progress" / f"{name}.json"
     def note(done, total):
         "Write both numbers."
-        with whole_file(path) as part: part.write_text(json.dumps([done, total]))
+        with atomic_write(path) as part: part.write_text(json.dumps([done, total]))
     return note
 
 

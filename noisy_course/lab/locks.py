@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from noisy_course import data
-from noisy_course.basics import expect
+from noisy_course.basics import require
 
 
 # A batch
@@ -25,7 +25,7 @@ except ModuleNotFoundError: fcntl = None # Windows
 
 
 def _needs_locks():
-    expect(fcntl, "system", "Linux or macOS, with whose locks a batch works (on Windows: WSL)", platform.system())
+    require(fcntl, "system", "Linux or macOS, with whose locks a batch works (on Windows: WSL)", platform.system())
 
 
 @contextmanager
@@ -38,15 +38,15 @@ def lock(
     with _opened(Path(path)) as file:
         folder = Path(path).parent.parent
         try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: expect(False, "results", "a folder that no other batch is using", f"{folder}, in use")
-        except OSError as error: expect(False, "results", "a folder on a file system with locks", f"{folder} ({error.strerror})")
+        except BlockingIOError: require(False, "results", "a folder that no other batch is using", f"{folder}, in use")
+        except OSError as error: require(False, "results", "a folder on a file system with locks", f"{folder} ({error.strerror})")
         yield file.fileno()
 
 def _opened(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a")
-    except OSError as error: expect(False, "results", "a folder that can be written to", f"{path.parent.parent} ({error.strerror})")
+    except OSError as error: require(False, "results", "a folder that can be written to", f"{path.parent.parent} ({error.strerror})")
 
 
 # Several GPUs
@@ -54,7 +54,7 @@ def _opened(path):
 # On a machine with several GPUs, `cuda` means any of them. Each has as many places as its share of the
 # `workers`: with four workers on four GPUs a block has a GPU of its own; with eight, two blocks share one,
 # which pays where blocks are small. A place is a lock too, so that a killed block gives it back. Whoever
-# looks for one takes for a moment all that are free, keeps one on the GPU with most of them, and lets the
+# looks for one takes for a state all that are free, keeps one on the GPU with most of them, and lets the
 # others go:
 def _take_place(folder, gpus, share):
     with lock(folder / "search", wait=True):

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from noisy_course.basics import whole_file
+from noisy_course.basics import atomic_write
 
 __all__ = ["PLOTLY", "PNG", "bundles", "whole_numbers", "digest", "belongs", "browser", "draw", "keep_pictures", "add_pictures"]
 
@@ -142,7 +142,7 @@ def main(
     read = {path: nbformat.read(path, 4) for path in notebooks}
     add_pictures([bundle for nb in read.values() for bundle in keep_pictures(nb, [])])
     for path, nb in read.items():
-        with whole_file(path) as part: nbformat.write(nb, part)
+        with atomic_write(path) as part: nbformat.write(nb, part)
 
 
 if __name__ == "__main__":

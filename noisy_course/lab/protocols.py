@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from noisy_course import data, generalized_cross_entropy, joint_optimization, loss_correction, nnaqc, symmetric_cross_entropy
-from noisy_course.basics import check_number, expect
+from noisy_course.basics import check_number, require
 from noisy_course.image_files import LOADERS, alexnet_weights, fine_tuned, frozen_alexnet, imagenet_weights
 from noisy_course.losses import loss_function
 from noisy_course.models import MODELS
 from noisy_course.symmetric_cross_entropy import reverse_cross_entropy
-from noisy_course.training import Method, Recipe, after, checked, kept_to, unchecked
+from noisy_course.method import Method, Recipe, fine_tuned_after, restricted_to, unverified_mask, verified_mask
 
 
 # How networks are trained
@@ -80,13 +80,13 @@ class Part:
 
     def __post_init__(self):
         for name, known in (("dataset", DATASETS), ("model", NETWORKS), ("network", ["", *NETWORKS])):
-            expect(getattr(self, name) in known, name, f"one of {', '.join(map(repr, known))}", repr(getattr(self, name)))
-        for noise in self.noises: expect(_is_noise(noise), "noises", f"pairs of a kind among {', '.join(NOISES)} and a rate in [0, 1]", noise)
-        expect(isinstance(self.recipe, Recipe), "recipe", "a Recipe", repr(self.recipe))
+            require(getattr(self, name) in known, name, f"one of {', '.join(map(repr, known))}", repr(getattr(self, name)))
+        for noise in self.noises: require(_is_noise(noise), "noises", f"pairs of a kind among {', '.join(NOISES)} and a rate in [0, 1]", noise)
+        require(isinstance(self.recipe, Recipe), "recipe", "a Recipe", repr(self.recipe))
         for name, least in (("seeds", 1), ("samples", 0), ("epochs", 1)):
             value = getattr(self, name)
             fine = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
-            expect(fine or (name == "epochs" and value is None), name, f"a whole number from {least}", repr(value))
+            require(fine or (name == "epochs" and value is None), name, f"a whole number from {least}", repr(value))
         _known_keys("usual", self.usual, USUAL)
         _known_keys("laptop", self.laptop, ("seeds", "epochs", "samples", "network", "recipe", "usual"))
         _known_methods("methods", self.methods)
@@ -94,14 +94,14 @@ class Part:
 def _is_noise(n): return isinstance(n, tuple) and len(n) == 2 and n[0] in NOISES and isinstance(n[1], Real) and 0 <= n[1] <= 1
 
 def _known_keys(name, value, known):
-    expect(isinstance(value, dict), name, "a dict", repr(value))
+    require(isinstance(value, dict), name, "a dict", repr(value))
     odd = [key for key in value if key not in known]
-    expect(not odd, name, f"keys among {', '.join(known)}", ", ".join(map(repr, odd)))
+    require(not odd, name, f"keys among {', '.join(known)}", ", ".join(map(repr, odd)))
 
 def _known_methods(name, value):
-    expect(isinstance(value, tuple), name, "a tuple of names of methods", repr(value))
+    require(isinstance(value, tuple), name, "a tuple of names of methods", repr(value))
     odd = [method for method in value if method not in METHODS]
-    expect(not odd, name, f"names among {', '.join(METHODS)}", ", ".join(map(repr, odd)))
+    require(not odd, name, f"names among {', '.join(METHODS)}", ", ".join(map(repr, odd)))
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Grid:
 
     def __post_init__(self):
         parts = isinstance(self.parts, tuple) and self.parts and all(isinstance(part, Part) and part.noises for part in self.parts)
-        expect(parts, "parts", "a tuple of Part, each with some noises", repr(self.parts))
+        require(parts, "parts", "a tuple of Part, each with some noises", repr(self.parts))
         pairs = isinstance(self.variants, tuple) and self.variants and all(isinstance(v, tuple) and len(v) == 2 for v in self.variants)
-        expect(pairs, "variants", "a tuple of (hyper-parameters, names of methods) pairs", repr(self.variants))
+        require(pairs, "variants", "a tuple of (hyper-parameters, names of methods) pairs", repr(self.variants))
         for numbers, methods in self.variants:
             _known_keys("variants", numbers, USUAL)
             _known_methods("variants", methods)
@@ -125,7 +125,7 @@ class Grid:
     ) -> Part:
         "The part with this data set and network."
         found = [p for p in self.parts if (p.dataset, p.model) == (dataset, model)]
-        expect(found, "model", "one of " + ", ".join(f"{p.model} on {p.dataset}" for p in self.parts), f"{model} on {dataset}")
+        require(found, "model", "one of " + ", ".join(f"{p.model} on {p.dataset}" for p in self.parts), f"{model} on {dataset}")
         return found[0]
 
 
@@ -142,23 +142,23 @@ class Paper:
     figures: dict = field(default_factory=dict) # table → (name of a page, its title, a function that gives its sections) tuples
 
     def __post_init__(self):
-        for name in ("title", "chapter", "note"): expect(isinstance(getattr(self, name), str), name, "text", repr(getattr(self, name)))
+        for name in ("title", "chapter", "note"): require(isinstance(getattr(self, name), str), name, "text", repr(getattr(self, name)))
         for name in ("tables", "findings", "conclusions", "figures"):
-            expect(isinstance(getattr(self, name), dict), name, "a dict by the names of tables", repr(getattr(self, name)))
-        expect(self.title, "title", "some text", repr(self.title))
+            require(isinstance(getattr(self, name), dict), name, "a dict by the names of tables", repr(getattr(self, name)))
+        require(self.title, "title", "some text", repr(self.title))
         for name, grid in self.tables.items():
-            expect(isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name), "tables", "names of small letters, digits and _", repr(name))
-            expect(isinstance(grid, Grid), f"tables[{name!r}]", "a Grid", repr(grid))
+            require(isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name), "tables", "names of small letters, digits and _", repr(name))
+            require(isinstance(grid, Grid), f"tables[{name!r}]", "a Grid", repr(grid))
         for name in ("findings", "conclusions", "figures"):
             odd = [table for table in getattr(self, name) if table not in self.tables]
-            expect(not odd, name, f"tables among {', '.join(self.tables)}", ", ".join(map(repr, odd)))
+            require(not odd, name, f"tables among {', '.join(self.tables)}", ", ".join(map(repr, odd)))
         for table, claims in self.findings.items():
-            for claim in claims: expect(_is_claim(claim), f"findings[{table!r}]", "(letter, claim, where, value, (low, high)) tuples", claim)
+            for claim in claims: require(_is_claim(claim), f"findings[{table!r}]", "(letter, claim, where, value, (low, high)) tuples", claim)
         for table, pages in self.figures.items():
             for page in pages:
-                expect(_is_page(page), f"figures[{table!r}]", "(name, title, function) tuples", page)
+                require(_is_page(page), f"figures[{table!r}]", "(name, title, function) tuples", page)
         odd = [pair for pair in self.quoted if len(pair) != 2 or pair[0] not in self.tables]
-        expect(not odd, "quoted", f"(table, method) pairs with tables among {', '.join(self.tables)}", odd)
+        require(not odd, "quoted", f"(table, method) pairs with tables among {', '.join(self.tables)}", odd)
 
 def _is_claim(c): return isinstance(c, tuple) and len(c) == 5 and callable(c[2]) and callable(c[3]) and len(c[4]) == 2
 def _is_page(p): return isinstance(p, tuple) and len(p) == 3 and isinstance(p[0], str) and callable(p[2])
@@ -182,7 +182,7 @@ def at_scale(
     scale: str, # "smoke", "laptop" or "paper"
 ) -> Part:
     "A part, made as small as the scale wants it."
-    expect(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
+    require(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     if scale == "paper": return part
     small = replace(part, **(part.laptop | SCALES[scale] if scale == "smoke" else SCALES[scale] | part.laptop))
     return replace(small, usual=scaled(small.usual, small))
@@ -215,12 +215,12 @@ def method(
     numbers: dict = {}, # hyper-parameters that are not as in `USUAL`
 ) -> Method:
     "A method with the hyper-parameters of an experiment."
-    expect(name in METHODS, "method", f"one of {', '.join(METHODS)}", repr(name))
+    require(name in METHODS, "method", f"one of {', '.join(METHODS)}", repr(name))
     given, known = USUAL | numbers, METHODS[name]
     if name == "d2l": return symmetric_cross_entropy.d2l_method(given["epochs"])
     if name == "truncated_gce": return generalized_cross_entropy.pruned(given["prune_start"], given["prune_every"], given["q"])
     if name in joint_optimization.METHODS: return _joint(name, given)
-    if known.warm_start: return replace(known, first=kept_to(method(known.first.name, numbers), known.first.samples))
+    if known.warm_start: return replace(known, first_stage=restricted_to(method(known.first_stage.name, numbers), known.first_stage.samples))
     if known.estimate: known = replace(known, estimate=partial(loss_correction.estimate_transition, percentile=given["percentile"]))
     return replace(known, loss=partial(known.loss, **{k: given[k] for k in TAKEN[name]})) if name in TAKEN else known
 
@@ -268,12 +268,12 @@ METHODS |= {loss.__name__: replace(METHODS["forward"], name=loss.__name__, loss=
 # Three rows of their Table 4 go on with the network of another: cross-entropy on checked labels after a
 # method on the others, and a linear layer on all after cross-entropy on the checked ones. The first of
 # these is ours, for comparison.
-CHECKED = kept_to(METHODS["cross_entropy"], checked)
-HANDED_ON = [after(kept_to(METHODS[name], unchecked), CHECKED) for name in ("cross_entropy", "forward_estimated", "nnaqc")] + [after(CHECKED, METHODS["linear_noise_layer"])]
+CHECKED = restricted_to(METHODS["cross_entropy"], verified_mask)
+HANDED_ON = [fine_tuned_after(restricted_to(METHODS[name], unverified_mask), CHECKED) for name in ("cross_entropy", "forward_estimated", "nnaqc")] + [fine_tuned_after(CHECKED, METHODS["linear_noise_layer"])]
 METHODS |= {m.name: m for m in HANDED_ON}
 
 
-RESIDUAL = Recipe(optimizer=sgd, augment=crop_and_flip, company=1)
+RESIDUAL = Recipe(optimizer=sgd, augment=crop_and_flip, runs_at_once=1)
 EARLY, LATE = dict(epochs=120, schedule=milestones(40, 80)), dict(epochs=150, schedule=milestones(80, 120))
 
 

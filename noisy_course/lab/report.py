@@ -11,7 +11,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from noisy_course import data
-from noisy_course.basics import SETTING, expect, pick, whole_file
+from noisy_course.basics import SETTING, atomic_write, pick, require
 from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number, orderings, published, setting_title, span, stand_in)
 from noisy_course.lab.comparison import all_sides, findings, identity, published_tables, readable, reasons, score, terminal_table, told
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
@@ -231,7 +231,7 @@ PAGES = [("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T
          ("differences", "Differences over 2 points", _why_page), ("provenance", "Provenance", _provenance_page)]
 def _save(path, text):
     if path.exists() and path.read_text(encoding="utf-8") == text: return
-    with whole_file(path) as part: part.write_text(text, encoding="utf-8")
+    with atomic_write(path) as part: part.write_text(text, encoding="utf-8")
 
 def _in_order(results, paper, table):
     place = pd.MultiIndex.from_frame(published(paper, table)[CELL]).get_indexer(pd.MultiIndex.from_frame(results[CELL]))
@@ -260,7 +260,7 @@ def write_report(
     scale: str | None = None, # one scale; every scale, each in its own sections, if none
 ) -> Path: # index.html
     "Write the report as a folder of HTML pages that opens offline."
-    expect(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}", scale)
+    require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}", scale)
     folder, results = Path(folder), results if scale is None else pick(results, scale=scale)
     sides = all_sides(results)
     pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))), *_pages(results, sides)]

@@ -22,7 +22,7 @@ import torch
 
 import noisy_course
 from noisy_course import data
-from noisy_course.basics import SETTING, check_frame, expect, whole_file
+from noisy_course.basics import SETTING, atomic_write, check_frame, require
 from noisy_course.distributed import devices
 
 
@@ -95,7 +95,7 @@ def check_folder(
 ) -> None:
     "Refuse what names no folder, or a file."
     named = isinstance(folder, (str, Path)) and str(folder) and "\0" not in str(folder)
-    expect(named and not Path(folder).is_file(), argument, "a folder", repr(folder))
+    require(named and not Path(folder).is_file(), argument, "a folder", repr(folder))
 
 def write_result(
     rows: pd.DataFrame, # as `result_rows` gives them
@@ -103,10 +103,10 @@ def write_result(
 ) -> Path:
     "Write a block's result file, whole or not at all."
     check_frame(rows, "rows", [*RUN, "block", "metric", "epoch", "value"])
-    expect(rows.block.nunique() == 1, "rows", "the rows of one block", f"{rows.block.nunique()} blocks")
+    require(rows.block.nunique() == 1, "rows", "the rows of one block", f"{rows.block.nunique()} blocks")
     check_folder(folder, "folder")
     path = Path(folder) / f"{rows.block.iloc[0]}.parquet"
-    with whole_file(path) as part: rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
+    with atomic_write(path) as part: rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
     return path
 
 
@@ -222,7 +222,7 @@ def _read(file):
     try: frame = read_file(file)
     except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); {AWAY}") from error
     found = _flaw_of(frame)
-    expect(not found, "folders", "sound results, with numbers in rate and value", f"{file}, which {found}; {AWAY}")
+    require(not found, "folders", "sound results, with numbers in rate and value", f"{file}, which {found}; {AWAY}")
     return _tidy(frame).assign(file=str(file))
 
 AWAY = "delete it or move it away, and train it again"
@@ -250,10 +250,10 @@ def read_results(
     "All results below the folders, each run once."
     words = isinstance(folders, (str, Path)) or isinstance(folders, (list, tuple)) and all(isinstance(f, (str, Path)) for f in folders)
     words = words and "" not in ([folders] if isinstance(folders, str) else folders if isinstance(folders, (list, tuple)) else [])
-    expect(words, "folders", "a folder or a list of folders", repr(folders))
-    expect(isinstance(course, bool), "course", "True or False", repr(course))
+    require(words, "folders", "a folder or a list of folders", repr(folders))
+    require(isinstance(course, bool), "course", "True or False", repr(course))
     folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
-    for folder in folders: expect(folder.is_dir(), "folders", "folders that exist", folder)
+    for folder in folders: require(folder.is_dir(), "folders", "folders that exist", folder)
     found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".") and file.name.startswith("course_") == course]
     return _once(pd.concat(found, ignore_index=True)) if found else _tidy(pd.DataFrame(columns=COLUMNS)).assign(file="")
 
@@ -268,7 +268,7 @@ def missing(
     return [block for block in blocks if _lack(Path(results) / f"{block.name}.parquet")]
 
 def _check_blocks(blocks):
-    expect(isinstance(blocks, (list, tuple)) and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks", "a list of Block", repr(blocks)[:80])
+    require(isinstance(blocks, (list, tuple)) and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks", "a list of Block", repr(blocks)[:80])
 
 def _lack(file): return flaw(file) if file.exists() else "is not there"
 

@@ -21,7 +21,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 from torch import nn
 
 from noisy_course import data
-from noisy_course.basics import expect, whole_file
+from noisy_course.basics import atomic_write, require
 from noisy_course.lab import comparison, protocols, report
 from noisy_course.lab.cells import ASSETS, block_title, named, published, setting_title
 from noisy_course.lab.comparison import all_sides, findings, identity, papers_table, published_tables
@@ -29,7 +29,7 @@ from noisy_course.lab.papers import FINDINGS, PAPERS, QUOTED, TABLES
 from noisy_course.lab.results import read_results, results_folder
 from noisy_course.lab.sections import drawn, frame_table
 from noisy_course.plots import pretty
-from noisy_course.training import stages
+from noisy_course.method import stages
 
 
 # A chapter in pieces
@@ -92,7 +92,7 @@ def read_chapters(
 ) -> dict[str, NotebookNode]: # name, e.g. "02_noise" or "engine/02_data" → notebook, the course first
     "The chapters of the course and the notebooks of the engine, with labels."
     paths = [path for wing in (".", "engine") for path in sorted(Path(folder, wing).glob("[0-9]*.ipynb"))]
-    expect(paths, "folder", "a folder with notebooks", folder)
+    require(paths, "folder", "a folder with notebooks", folder)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     return {name: labelled(nbformat.read(path, 4), path.stem) for name, path in zip(names, paths)}
 
@@ -637,7 +637,7 @@ def write_sources(
 def _made(folder): return folder.mkdir(parents=True, exist_ok=True) or folder
 
 def _write(folder, name, text):
-    with whole_file(folder/name) as part: part.write_text(text, encoding="utf-8")
+    with atomic_write(folder/name) as part: part.write_text(text, encoding="utf-8")
 
 
 # The README is a notebook too, with the pictures and the licence that it links to:
@@ -690,7 +690,7 @@ def build(
         app.connect("html-page-context", _plotly_where_it_draws)
         app.build()
     warned = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()).strip()
-    expect(app.statuscode == 0 and not warned, "notebooks", "pages without a warning", warned)
+    require(app.statuscode == 0 and not warned, "notebooks", "pages without a warning", warned)
 
 
 # The finished site goes to its folder file by file, each whole, the front page last.
@@ -715,8 +715,8 @@ def _replace(folder, pages):
     files, listed = sorted(f.relative_to(pages).as_posix() for f in pages.rglob("*") if f.is_file()), folder/".pages.json"
     for name in set(json.loads(listed.read_text()) if listed.exists() else []) - set(files): (folder/name).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == "index.html"):
-        with whole_file(folder/name) as part: shutil.copyfile(pages/name, part)
-    with whole_file(listed) as part: part.write_text(json.dumps(files))
+        with atomic_write(folder/name) as part: shutil.copyfile(pages/name, part)
+    with atomic_write(listed) as part: part.write_text(json.dumps(files))
 
 
 # The command

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from noisy_course import data, noise
-from noisy_course.basics import expect, whole_file
+from noisy_course.basics import atomic_write, require
 from noisy_course.distributed import check_there
 from noisy_course.lab.forecast import arithmetic
 from noisy_course.lab.results import provenance
@@ -28,7 +28,8 @@ from noisy_course.lab.papers.wang2019 import SEVEN
 from noisy_course.lab.papers.zhang2018 import SIX
 from noisy_course.lab.protocols import METHODS
 from noisy_course.models import MLP, MODELS, initialise
-from noisy_course.training import Company, Recipe, Run, generator
+from noisy_course.method import Recipe, Run, generator
+from noisy_course.trainer import Trainer
 
 
 # The plain side
@@ -73,29 +74,29 @@ def _timed(steps, n, device="cpu"):
 # holds a tenth back; what scoring adds is measured beside it.
 LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN, "jindal2019": NINE, "tanaka2018": ("cross_entropy", "forward", "joint_labels")}
 
-def company(
+def trainer(
     dataset: data.Dataset, # to train on
     n_runs: int, # R
     paper: str = "patrini2017", # whose methods, a key of `LOSSES`
     **recipe, # e.g. precision="bf16", compiled=True
-) -> Company: # ready to train
-    "A company of runs with all methods of a paper."
+) -> Trainer: # ready to train
+    "Runs with all methods of a paper, ready to train together."
     T, methods = noise.asymmetric("mnist", .4), [METHODS[name] for name in LOSSES[paper]]
     runs = [Run(methods[i * len(methods) // n_runs], noise.corrupt(dataset.train_y, T, generator(i, "noise")), T, i) for i in range(n_runs)]
-    return Company(dataset, runs, lambda g: initialise(MLP(), g), Recipe(**recipe))
+    return Trainer(dataset, runs, lambda g: initialise(MLP(), g), Recipe(**recipe))
 
-def company_seconds(
-    company: Company, # to time
+def trainer_seconds(
+    trainer: Trainer, # to time
     batches: int, # how many to time
 ) -> dict: # seconds of a run-epoch, and what evaluation adds to them
-    "Time of an epoch of one run in company, from the first `batches` of it."
-    company.training_mode(True)
-    n, R = len(company.dataset.train_x), len(company.runs)
-    order = company.orders().split(company.recipe.batch_size, dim=1)
-    steps = zip(order, company.masks(len(order)))
-    training = _timed((company.step(*step) for step in steps), batches) * n / company.recipe.batch_size
+    "Time of an epoch of one of the runs that train together, from the first `batches` of it."
+    trainer.training_mode(True)
+    n, R = len(trainer.dataset.train_x), len(trainer.runs)
+    order = trainer.orders().split(trainer.recipe.batch_size, dim=1)
+    steps = zip(order, trainer.masks(len(order)))
+    training = _timed((trainer.step(*step) for step in steps), batches) * n / trainer.recipe.batch_size
     start = time.perf_counter()
-    company.evaluate()
+    trainer.evaluate()
     return dict(training=training / R, evaluation=(time.perf_counter() - start) / R, memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
@@ -141,13 +142,13 @@ def _worker(kind, threads, **options):
 
 def _answers(*workers):
     texts = [worker.communicate()[0] for worker in workers]
-    expect(all(worker.returncode == 0 for worker in workers), "workers", "processes that finish", [w.returncode for w in workers])
+    require(all(worker.returncode == 0 for worker in workers), "workers", "processes that finish", [w.returncode for w in workers])
     return [json.loads(text.splitlines()[-1]) for text in texts]
 
 def bench(
     rounds: int = 5, # how often the two sides take turns
-    workers: int = 2, # companies side by side
-    n_runs: int = 20, # runs of each company
+    workers: int = 2, # trainers side by side
+    n_runs: int = 20, # runs of each trainer
     precision: str = "fp32", # or "bf16"
     compiled: bool = False, # whether torch.compile is used
     paper: str = "patrini2017", # whose methods
@@ -177,13 +178,13 @@ def write_bench(
     before = json.loads(Path(path).read_text()) if Path(path).exists() else dict(medians=[])
     known = pd.DataFrame([dict(commit=before["commit"]) | row for row in before["medians"]])
     merged = pd.concat([known, medians.assign(commit=said["commit"])]).drop_duplicates(SETTINGS, keep="last")
-    with whole_file(path) as part: part.write_text(json.dumps(dict(medians=merged.to_dict("records"), **said), indent=1) + "\n")
+    with atomic_write(path) as part: part.write_text(json.dumps(dict(medians=merged.to_dict("records"), **said), indent=1) + "\n")
     return merged
 
 
 # On a GPU
 
-# A GPU trains the papers' convolutional networks, and digits in companies of hundreds. There the question
+# A GPU trains the papers' convolutional networks, and digits in trainers of hundreds. There the question
 # is how much of the chip is at work: the arithmetic of an epoch, three times that of all forward passes,
 # over its time, beside the rate of one large product of bfloat16 matrices. (Three times is a little too
 # much, as the first layer needs no gradient of its input.) The plain loop stands beside it, with the same
@@ -208,13 +209,13 @@ def coloured_noise(
     return data.Dataset("cifar10", x, y, x[:1000], y[:1000], tuple("0123456789"))
 
 def engine_steps(
-    company: Company, # ready to train
+    trainer: Trainer, # ready to train
 ): # a step at a time, without end
-    "The steps of a company, epoch after epoch."
-    company.training_mode(True)
+    "The steps of a trainer, epoch after epoch."
+    trainer.training_mode(True)
     while True:
-        order = company.orders().split(company.recipe.batch_size, dim=1)[:-1]
-        for step in zip(order, company.masks(len(order))): yield company.step(*step)
+        order = trainer.orders().split(trainer.recipe.batch_size, dim=1)[:-1]
+        for step in zip(order, trainer.masks(len(order))): yield trainer.step(*step)
 
 def plain_steps(
     network: nn.Module, # on its device
@@ -238,24 +239,24 @@ def network_seconds(
 ) -> dict: # seconds of an epoch of 50,000 images, and the share of the peak
     "The engine beside the plain loop, one run of one network."
     dataset, steps = coloured_noise(128 * (batches + 10)), 50_000 / 128
-    recipe = Recipe(optimizer=partial(torch.optim.SGD, lr=.01, momentum=.9), precision=precision, company=1)
-    one = Company(dataset.to(device), [Run(METHODS["cross_entropy"], dataset.train_y)], lambda g: initialise(MODELS[name](10), g), recipe)
+    recipe = Recipe(optimizer=partial(torch.optim.SGD, lr=.01, momentum=.9), precision=precision, runs_at_once=1)
+    one = Trainer(dataset.to(device), [Run(METHODS["cross_entropy"], dataset.train_y)], lambda g: initialise(MODELS[name](10), g), recipe)
     ours = steps * _timed(engine_steps(one), batches, device)
     plain = steps * _timed(plain_steps(initialise(MODELS[name](10), generator(0, "network")).to(device), dataset, device), batches, device)
     return dict(network=name, precision=precision, engine=ours, plain=plain, ratio=plain / ours, share=3 * 50_000 * arithmetic("cifar10", name) / ours / peak)
 
 
-# And a company of two hundred runs on digits:
+# And a trainer of two hundred runs on digits:
 def sweep_seconds(
     device: str = "cpu", # to train on
-    n_runs: int = 200, # in one company
+    n_runs: int = 200, # trained together
     precision: str = "bf16", # of the engine
     batches: int = 50, # how many to time on each side
     peak: float = float("nan"), # from `peak_rate`
 ) -> dict: # as `network_seconds`, of a run-epoch of 60,000 digits
     "A sweep of the first paper's digits beside the plain loop."
     mnist, steps = data.load("mnist"), 60_000 / 128
-    runs = company(mnist.to(device), n_runs, precision=precision)
+    runs = trainer(mnist.to(device), n_runs, precision=precision)
     ours = steps * _timed(engine_steps(runs), batches, device) / n_runs
     plain = steps * _timed(plain_steps(initialise(MLP(), generator(0, "network")).to(device), mnist, device), batches, device)
     return dict(network=f"mlp, {n_runs} runs", precision=precision, engine=ours, plain=plain, ratio=plain / ours, share=3 * 60_000 * arithmetic("mnist", "mlp") / ours / peak)
@@ -272,7 +273,7 @@ def bench_gpu(
     rows, peak = [], peak_rate(device)
     for precision in ("fp32", "bf16"):
         rows += [network_seconds(name, device, precision, peak=peak) | dict(peak=peak) for name in NETWORKS] + [sweep_seconds(device, precision=precision, peak=peak) | dict(peak=peak)]
-    with whole_file(path) as part: part.write_text(json.dumps(dict(rows=rows, **provenance(device)), indent=1) + "\n")
+    with atomic_write(path) as part: part.write_text(json.dumps(dict(rows=rows, **provenance(device)), indent=1) + "\n")
     return pd.DataFrame(rows)
 
 
@@ -305,7 +306,7 @@ def _answer(given):
     mnist = data.load("mnist")
     if given.worker == "plain": print(json.dumps(plain_seconds(mnist, 3 * given.batches)))
     elif given.worker == "products": print(json.dumps(product_seconds(given.runs, given.batches, given.precision)))
-    else: print(json.dumps(company_seconds(company(mnist, given.runs, given.paper, precision=given.precision, compiled=bool(given.compiled)), given.batches)))
+    else: print(json.dumps(trainer_seconds(trainer(mnist, given.runs, given.paper, precision=given.precision, compiled=bool(given.compiled)), given.batches)))
 
 
 if __name__ == "__main__": main()

@@ -10,7 +10,7 @@ import nbformat
 from nbdev.clean import clean_nb
 from nbformat import NotebookNode
 
-from noisy_course.basics import whole_file
+from noisy_course.basics import atomic_write
 from noisy_course.lab.pictures import PLOTLY, add_pictures, bundles, keep_pictures, whole_numbers
 
 __all__ = ["METADATA", "tidy", "committed", "notebooks_of"]
@@ -57,7 +57,7 @@ def main(
     add_pictures([bundle for path, nb in read.items() for bundle in tidy(nb, bundles(committed(path)))])
     for path, nb in read.items():
         if nbformat.writes(nb) == before[path]: continue
-        with whole_file(path) as part: nbformat.write(nb, part)
+        with atomic_write(path) as part: nbformat.write(nb, part)
 
 
 if __name__ == "__main__":

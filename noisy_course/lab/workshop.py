@@ -11,7 +11,7 @@ import nbformat
 from fastcore.script import call_parse
 from nbformat import NotebookNode
 
-from noisy_course.basics import expect, recorded, whole_file
+from noisy_course.basics import atomic_write, recorded, require
 
 
 # An exercise is three cells
@@ -32,7 +32,7 @@ def is_exercise(
 def _definitions(source):
     "The functions and classes of an exercise, parsed."
     found = [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    expect(found, "exercise", "a function or a class to write", repr(source))
+    require(found, "exercise", "a function or a class to write", repr(source))
     return found
 
 
@@ -94,7 +94,7 @@ def _card(cell, name):
     text, found = cell.source if cell.cell_type == "markdown" else "", {}
     for part, pattern in PARTS.items():
         match = re.search(pattern, text, re.MULTILINE | re.DOTALL)
-        expect(match, f"card of {name}", part, repr(text[:60]))
+        require(match, f"card of {name}", part, repr(text[:60]))
         found |= match.groupdict()
     return found
 
@@ -105,7 +105,7 @@ def _check(cells, i, name):
     "Position of the cell that checks the exercise `name`, which stands in cell `i`."
     call = re.compile(rf"^check_\w+\(.*\b{name}\b", re.MULTILINE)
     after = [j for j in range(i + 1, len(cells)) if cells[j].cell_type == "code" and call.search(cells[j].source)]
-    expect(after, f"check of {name}", f"a code cell below that calls check_{name}({name})", "none")
+    require(after, f"check of {name}", f"a code cell below that calls check_{name}({name})", "none")
     return after[0]
 
 
@@ -196,7 +196,7 @@ def _results(nb, folder):
 # Files are written whole or not at all, as everywhere in the course.
 def _write(path, content):
     "Write a notebook, or copy a file."
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         if isinstance(content, Path): copyfile(content, part)
         else: nbformat.write(content, part)
 
@@ -227,11 +227,11 @@ def write_workshop(
 ) -> list[Path]: # the notebooks written
     "Write a student's and an instructor's copy of each chapter that has exercises, with all that they read."
     kits = [_kit(path, Path(folder)) for path in notebooks]
-    expect(any(kits), "notebooks", "at least one with a cell marked #| exercise", [str(p) for p in notebooks])
+    require(any(kits), "notebooks", "at least one with a cell marked #| exercise", [str(p) for p in notebooks])
     files = {place: content for kit in kits for place, content in kit.items()}
     try:
         for place, content in files.items(): _write(place, content)
-    except OSError as error: expect(False, "folder", "a folder that can be written to", f"{folder} ({error.strerror or error})")
+    except OSError as error: require(False, "folder", "a folder that can be written to", f"{folder} ({error.strerror or error})")
     return [place for place in files if place.suffix == ".ipynb"]
 
 

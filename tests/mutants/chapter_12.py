@@ -119,15 +119,15 @@ MUTANTS = {
     "neighbours: k ignored": ("topk(k, largest=False)", "topk(1, largest=False)"),
     "accuracy of classes: by prediction": (
         "right[y == c].double().mean()",
-        "right[moment.probabilities('last', moment.dataset.test_x).argmax(1) == c].double().mean()"),
+        "right[state.probabilities('last', state.dataset.test_x).argmax(1) == c].double().mean()"),
     "accuracy of classes: best network": (
-        'moment.probabilities("last", moment.dataset.test_x)',
-        'moment.probabilities("best", moment.dataset.test_x)'),
+        'moment.probabilities("last", state.dataset.test_x)',
+        'moment.probabilities("best", state.dataset.test_x)'),
     "confidence: wrong labels too": ("own[~wrong & (y == c)]", "own[y == c]"),
     "confidence: in any class": (
         'own = p.gather(1, y[:, None])[:, 0]\n    return {f"sure',
         'own = p.max(1).values\n    return {f"sure'),
-    "true positives: by given labels": ("correct=said[said == y]", "correct=said[said == moment.run.labels]"),
+    "true positives: by given labels": ("correct=said[said == y]", "correct=said[said == state.run.labels]"),
     "true positives: images of the class": ("predicted=said.bincount", "predicted=y.bincount"),
     "exercise, noisy risk: column": ("return losses @ T[y]", "return losses @ T[:, y]"),
     "exercise, tolerant: columns": ("T.diagonal() > rest.max(1).values", "T.diagonal() > rest.max(0).values"),

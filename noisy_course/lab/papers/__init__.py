@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from noisy_course.basics import expect
+from noisy_course.basics import require
 from noisy_course.lab.cells import NAMES
 from noisy_course.lab.protocols import Paper
 
@@ -34,10 +34,10 @@ def add_file(
 ) -> str: # its key, the name of the file
     "Make an experiment of one's own known, here and in the processes that are started from here."
     path = Path(path).resolve()
-    expect(path.is_file() and path.suffix == ".py", "protocol", "a Python file", path)
-    expect(re.fullmatch(r"[a-z]\w*", path.stem) and path.stem not in OURS, "protocol", "a file whose name is a word, and no paper's", path.name)
+    require(path.is_file() and path.suffix == ".py", "protocol", "a Python file", path)
+    require(re.fullmatch(r"[a-z]\w*", path.stem) and path.stem not in OURS, "protocol", "a file whose name is a word, and no paper's", path.name)
     paper = runpy.run_path(str(path)).get("PAPER")
-    expect(isinstance(paper, Paper), "protocol", f"a `PAPER = Paper(…)` in {path.name}", paper)
+    require(isinstance(paper, Paper), "protocol", f"a `PAPER = Paper(…)` in {path.name}", paper)
     add(path.stem, paper)
     os.environ[VARIABLE] = str(path)
     return path.stem

@@ -6,7 +6,7 @@ from functools import partial
 from noisy_course.joint_optimization import label_accuracy
 from noisy_course.lab.papers.jindal2019 import FINE_TUNED
 from noisy_course.lab.protocols import METHODS, Grid, Paper, Part, milestones, sgd
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 
 TABLES = {}
@@ -40,7 +40,7 @@ TABLES["head_to_head"] = Grid(COMMON_PARTS, (*((lr, ONE_STEP) for lr in LEARNING
 # and tells it something of the noise; so there is a control, in which it counts the classes on the given
 # labels instead:
 JOINT, PAIRS = dict(first_epochs=60, label_start=20, alpha=1.2, beta=.8), ({}, dict(alpha=.8, beta=.4))
-TWICE = replace(COMMON, optimizer=partial(sgd, lr=.1), first=replace(COMMON, schedule=lambda epoch: 1., watch=label_accuracy))
+TWICE = replace(COMMON, optimizer=partial(sgd, lr=.1), first_stage=replace(COMMON, schedule=lambda epoch: 1., epoch_metrics=label_accuracy))
 TABLES["two_steps"] = Grid(tuple(replace(p, recipe=TWICE, usual=p.usual | JOINT) for p in COMMON_PARTS),
     tuple((lr | pair, TWO_STEPS) for lr in LEARNING_RATES for pair in PAIRS))
 TABLES["counted"] = replace(TABLES["two_steps"], variants=tuple((lr | pair | dict(prior="labels"), TWO_STEPS[:1]) for lr in LEARNING_RATES for pair in PAIRS))
@@ -56,7 +56,7 @@ FEW_PARTS = tuple(replace(p, noises=p.noises if p.dataset == "cifar10" else (("s
 ALONE = tuple(replace(p, noises=(("none", 0.),), samples=2500 if p.dataset == "cifar10" else 3000, laptop=p.laptop | dict(samples=250), methods=LEARNERS[:1]) for p in COMMON_PARTS)
 TABLES["noisy_only"] = Grid(FEW_PARTS, tuple((lr, LEARNERS) for lr in LEARNING_RATES))
 TABLES["checked"] = Grid(FEW_PARTS, tuple((lr | FEW, LEARNERS + tuple(FINE_TUNED)) for lr in LEARNING_RATES))
-GENTLE = dict(recipe=replace(COMMON, optimizer=partial(sgd, lr=.01), first=COMMON), usual=dict(first_epochs=60))
+GENTLE = dict(recipe=replace(COMMON, optimizer=partial(sgd, lr=.01), first_stage=COMMON), usual=dict(first_epochs=60))
 GENTLE_PARTS = tuple(replace(p, recipe=GENTLE["recipe"], usual=p.usual | GENTLE["usual"], laptop=p.laptop | dict(epochs=30, usual=p.usual | dict(first_epochs=30))) for p in FEW_PARTS)
 TABLES["tuned"] = Grid(GENTLE_PARTS, tuple((lr | FEW, tuple(FINE_TUNED)) for lr in LEARNING_RATES[:2]))
 TABLES["checked_only"] = Grid(ALONE, tuple((lr, LEARNERS[:1]) for lr in LEARNING_RATES))

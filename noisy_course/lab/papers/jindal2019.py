@@ -5,7 +5,7 @@ from functools import partial
 
 from noisy_course.lab.papers.wang2019 import CLOTHES
 from noisy_course.lab.protocols import HANDED_ON, LATE, RESIDUAL, Grid, Paper, Part, milestones, sgd
-from noisy_course.training import Moment, Recipe
+from noisy_course.method import Recipe, TrainingState
 
 
 TABLES = {}
@@ -22,7 +22,7 @@ TABLES = {}
 NINE = ("cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft", "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout")
 def _simplex(*rates): return tuple(("simplex" if rate else "none", rate) for rate in rates)
 
-MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4), company=1)
+MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4), runs_at_once=1)
 QUICK = replace(MATCONVNET, epochs=45, optimizer=partial(sgd, lr=.05, weight_decay=1e-4), schedule=milestones(30, 40))
 FASTER = dict(epochs=12, seeds=1, recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
 
@@ -48,14 +48,14 @@ TABLES["table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["t
 # 50,000 clean labels, a million noisy ones, both together, and first the noisy, then the clean ones. The
 # paper changes the weight decay with their number, and does not say to what; ours stays.
 def top5(
-    moment: Moment, # after the last epoch
+    state: TrainingState, # after the last epoch
 ) -> dict: # accuracy_top5, percent
     "How often the right class is among the five most probable."
-    best = moment.probabilities("last", moment.dataset.test_x).topk(5).indices
-    return dict(accuracy_top5=100 * (best == moment.dataset.test_y[:, None]).any(1).double().mean().item())
+    best = state.probabilities("last", state.dataset.test_x).topk(5).indices
+    return dict(accuracy_top5=100 * (best == state.dataset.test_y[:, None]).any(1).double().mean().item())
 
 OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1, recipe=Recipe(
-    epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), company=1, valid_fraction=.01, final=top5))
+    epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), runs_at_once=1, valid_fraction=.01, final_metrics=top5))
 TABLES["table3"] = Grid((OBJECTS,), (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
 
 KINDS = ("clean_50k", 0.), ("real", .385), ("real_and_clean_50k", .385), ("real_then_clean_50k", .385)

@@ -12,7 +12,7 @@ from noisy_course.lab.cells import KNOWS_T, block_title, lead, published, span, 
 from noisy_course.lab.protocols import EARLY, LATE, RESIDUAL, Grid, Paper, Part
 from noisy_course.lab.sections import banded, drawn, section
 from noisy_course.plots import curves, pretty
-from noisy_course.training import Recipe
+from noisy_course.method import Recipe
 
 
 # Patrini et al. 2017
@@ -24,8 +24,8 @@ IMDB_NOISE = (("none", 0.), ("symmetric", .1), ("asymmetric", .1), ("asymmetric"
 
 PATRINI = (
     Part("mnist", "mlp", IMAGE_NOISE, Recipe(epochs=40), usual=dict(dropout=.5)),
-    Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, company=1), usual=dict(dropout=.8), laptop=dict(samples=5000)),
-    Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, company=1), laptop=dict(samples=5000)),
+    Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, runs_at_once=1), usual=dict(dropout=.8), laptop=dict(samples=5000)),
+    Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, runs_at_once=1), laptop=dict(samples=5000)),
     Part("cifar10", "resnet14", IMAGE_NOISE, replace(RESIDUAL, **EARLY), seeds=1),
     Part("cifar10", "resnet32", IMAGE_NOISE, replace(RESIDUAL, **EARLY), seeds=1),
     Part("cifar100", "resnet44", IMAGE_NOISE, replace(RESIDUAL, **LATE), seeds=1, usual=dict(percentile=100.)))

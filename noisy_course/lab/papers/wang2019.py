@@ -12,7 +12,7 @@ from noisy_course.lab.protocols import EARLY, LATE, Grid, Paper, Part, milestone
 from noisy_course.lab.sections import at_scales, banded, curve_of, drawn, frame_table, section
 from noisy_course.plots import bars, curves, numbered_points, pretty
 from noisy_course.symmetric_cross_entropy import class_accuracy, confidence, embedding, true_positives
-from noisy_course.training import Moment, Recipe
+from noisy_course.method import Recipe, TrainingState
 
 
 TABLES = {}
@@ -27,7 +27,7 @@ SEVEN = ("cross_entropy", "label_smoothing", "bootstrap_hard", "forward", "d2l",
 WANG_NOISE = (("none", 0.), *(("symmetric", r) for r in (.2, .4, .6, .8)), *(("asymmetric", r) for r in (.2, .3, .4)))
 WORST = WANG_NOISE[-1:]
 
-WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", company=1)
+WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", runs_at_once=1)
 DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)), usual=dict(alpha=.01), laptop=dict(samples=10000, epochs=10, seeds=1))
 PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY), usual=dict(alpha=.1))
 FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE), usual=dict(alpha=6., beta=.1, flips="random_pairs"))
@@ -40,10 +40,10 @@ TABLES["table1"] = Grid((DIGITS, PHOTOS, replace(PHOTOS, noises=WORST, usual=dic
 # Figures 1 to 7 look at the same runs: at classes, at confidence, at the last layer (so all seven are our
 # grid `figure1`). Figure 8 looks at the parameters, Figure 9 at the parts of the loss.
 def by_class(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
 ) -> dict: # name → number
     "What Figures 1 and 3 to 6 of Wang et al. show, for every class."
-    once = replace(moment, probabilities=cache(moment.probabilities))
+    once = replace(state, probabilities=cache(state.probabilities))
     return class_accuracy(once) | confidence(once) | true_positives(once)
 
 
@@ -53,7 +53,7 @@ TABLES["table2"] = Grid((replace(PHOTOS, noises=(("symmetric", .4), ("symmetric"
 
 SLOWER = replace(WANG, optimizer=sgd, **EARLY)
 SMALL = dict(network="cnn4", samples=10000, epochs=20, seeds=1)
-CLASSES = Part("cifar10", "cnn8", (("none", 0.), ("symmetric", .4), ("symmetric", .6)), replace(SLOWER, watch=by_class, final=embedding), usual=dict(alpha=.1, A=-6.), laptop=SMALL)
+CLASSES = Part("cifar10", "cnn8", (("none", 0.), ("symmetric", .4), ("symmetric", .6)), replace(SLOWER, epoch_metrics=by_class, final_metrics=embedding), usual=dict(alpha=.1, A=-6.), laptop=SMALL)
 TABLES["figure1"] = Grid((CLASSES,), (({}, ("cross_entropy", "label_smoothing", "symmetric_cross_entropy")),))
 
 HARD = replace(CLASSES, noises=(("symmetric", .6),), recipe=SLOWER)
@@ -74,7 +74,7 @@ TABLES["ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),),
     ((dict(decay="rate"), SEVEN), (dict(epochs=50), LONGER), (dict(epochs=50, decay="rate"), LONGER)))
 
 CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1, recipe=Recipe(
-    epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", company=1, valid_fraction=.01))
+    epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", runs_at_once=1, valid_fraction=.01))
 TABLES["table3"] = Grid((CLOTHES,), (({}, tuple(m for m in SEVEN if m != "label_smoothing")),))
 
 

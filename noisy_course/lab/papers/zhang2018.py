@@ -27,7 +27,7 @@ SIX = ("cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "
 RATES = tuple([("symmetric", r) for r in (.2, .4, .6, .8)] + [("asymmetric", r) for r in (.1, .2, .3, .4)])
 
 ZHANG = replace(RESIDUAL, select="valid_accuracy", **EARLY)
-STAND_IN = dict(network="mlp", recipe=replace(ZHANG, augment=None, company=None), epochs=40, seeds=2)
+STAND_IN = dict(network="mlp", recipe=replace(ZHANG, augment=None, runs_at_once=None), epochs=40, seeds=2)
 PRUNED = dict(prune_start=40, prune_every=10)
 
 FASHION = Part("fashion_mnist", "resnet18", RATES, ZHANG, usual=PRUNED, laptop=STAND_IN | dict(seeds=3))
@@ -50,12 +50,12 @@ TABLES["open_set"] = Grid((replace(FASHION, noises=OPEN, usual=PRUNED | dict(out
 # take those of the table. Figure 1 watches what the network believes, Figure 2 varies $q$ ($q=0$ is cross-
 # entropy). Over five noise rates, Fashion-MNIST also answers how to choose $q$.
 ADAM = replace(ZHANG, optimizer=torch.optim.Adam, schedule=lambda epoch: 1.)
-ADAM_STAND_IN = STAND_IN | dict(recipe=replace(ADAM, augment=None, company=None))
-WATCHED = STAND_IN | dict(recipe=replace(ADAM_STAND_IN["recipe"], watch=beliefs))
+ADAM_STAND_IN = STAND_IN | dict(recipe=replace(ADAM, augment=None, runs_at_once=None))
+WATCHED = STAND_IN | dict(recipe=replace(ADAM_STAND_IN["recipe"], epoch_metrics=beliefs))
 CLEAN, NOISY = (("none", 0.),), (("none", 0.), ("symmetric", .4))
 TABLES["figure1"] = Grid((
-    Part("cifar10", "resnet34", NOISY, replace(ADAM, watch=beliefs)), Part("cifar100", "resnet34", CLEAN, replace(ADAM, watch=beliefs)),
-    Part("fashion_mnist", "resnet18", NOISY, replace(ADAM, watch=beliefs), laptop=WATCHED)),
+    Part("cifar10", "resnet34", NOISY, replace(ADAM, epoch_metrics=beliefs)), Part("cifar100", "resnet34", CLEAN, replace(ADAM, epoch_metrics=beliefs)),
+    Part("fashion_mnist", "resnet18", NOISY, replace(ADAM, epoch_metrics=beliefs), laptop=WATCHED)),
     (({}, ("cross_entropy", "mean_absolute_error", "generalized_cross_entropy")),))
 
 QS = (.2, .4, .6, .8, 1.)
