@@ -6,7 +6,7 @@
 __all__ = ['IDX_FILES', 'DIGITS', 'GARMENTS', 'KINDS', 'ASSETS', 'MNIST', 'FASHION_MNIST', 'SETTINGS', 'CIFAR10_CLASSES',
            'CIFAR10_FILES', 'CIFAR10', 'CIFAR100', 'CIFAR100_PARTIAL', 'SIGNS', 'PAD', 'START', 'RARE', 'N_SPECIAL',
            'IMDB', 'LAYOUTS', 'FETCHERS', 'HUMAN_LAYOUTS', 'HUMAN_FETCHERS', 'Pixels', 'Dataset', 'check_labels',
-           'Whitened', 'read_idx', 'digest', 'checked', 'Layout', 'settings_file', 'setting', 'folder_setting',
+           'Whitened', 'read_idx', 'digest', 'verify_checksum', 'Layout', 'settings_file', 'setting', 'folder_setting',
            'cache_folder', 'roots', 'check_settings', 'mean_image', 'unpickled', 'torch_loaded', 'words', 'vocabulary',
            'encode', 'kept', 'unpack_sheet', 'load', 'find', 'human_labels', 'fetch', 'split', 'batches', 'shift',
            'random_crop', 'random_flip', 'random_shift']
@@ -45,7 +45,7 @@ from PIL import Image
 from torch import Tensor
 
 import noisy_course
-from .basics import expect, whole_file
+from .basics import atomic_write, require
 
 # %% ../nbs/engine/02_data.ipynb #e1ba4086
 def told(
@@ -67,7 +67,7 @@ def expect_is(
 ) -> None:
     "Raise a `ValueError` that names the argument, unless it is of a kind and fits."
     right = isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
-    if not (right and fits(x)): expect(False, argument, expected, told(x))
+    if not (right and fits(x)): require(False, argument, expected, told(x))
 
 # %% ../nbs/engine/02_data.ipynb #1d30cd5d
 def expect_count(
@@ -142,7 +142,7 @@ def expect_there(
     "Raise unless it is a folder that is there, or None."
     expect_path(folder, argument)
     there = folder is None or Path(folder).expanduser().is_dir()
-    expect(there, argument, "a folder that is there", folder)
+    require(there, argument, "a folder that is there", folder)
 
 def expect_checksum(
     checksum: str, # an argument
@@ -189,7 +189,7 @@ class Dataset:
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             expect_is(x, object, f"{part}_x", "a tensor of finite numbers", _are_inputs)
             expect_is(y, Tensor, f"{part}_y", "a tensor of whole numbers, (N,)", lambda y: y.ndim == 1)
-            expect(len(x) == len(y) > 0, f"{part}_x", f"one input for each of {len(y)} labels of {part}_y, at least one", len(x))
+            require(len(x) == len(y) > 0, f"{part}_x", f"one input for each of {len(y)} labels of {part}_y, at least one", len(x))
             check_labels(y, self.n_classes, f"{part}_y")
             object.__setattr__(self, f"{part}_y", y.long())
 
@@ -210,7 +210,7 @@ def check_labels(
     fits = lambda y: is_whole(y) and y.ndim == 1 and len(y) > 0
     expect_is(y, Tensor, argument, "a tensor of whole numbers, (N,) with N > 0", fits)
     low, high = y.min().item(), y.max().item()
-    expect(0 <= low and high < n_classes, argument, f"labels in 0..{n_classes - 1}", f"{low}..{high}")
+    require(0 <= low and high < n_classes, argument, f"labels in 0..{n_classes - 1}", f"{low}..{high}")
 
 # %% ../nbs/engine/02_data.ipynb #730c9188
 def _are_inputs(x):
@@ -230,7 +230,7 @@ def _check_fields(
     for key, value in dataset.extra.items():
         if not key.startswith(("train_", "test_")): continue
         n = len(getattr(dataset, f"{key.partition('_')[0]}_y"))
-        expect(len(value) == n, f"extra[{key!r}]", f"one row for each of {n} samples", len(value))
+        require(len(value) == n, f"extra[{key!r}]", f"one row for each of {n} samples", len(value))
 
 @patch
 def __repr__(self: Dataset):
@@ -352,10 +352,10 @@ def read_idx(
     "The array in an IDX file of bytes, the format of MNIST."
     expect_is(raw, bytes, "raw", "the bytes of a file")
     right = raw[:3] == b"\0\0\x08" and len(raw) > 3 and len(raw) >= 4 + 4 * raw[3]
-    expect(right, "raw", "an IDX file of bytes", f"one that begins {raw[:4]!r}")
+    require(right, "raw", "an IDX file of bytes", f"one that begins {raw[:4]!r}")
     start = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:start])
-    expect(len(raw) == start + math.prod(shape), "raw", f"{start + math.prod(shape)} bytes for shape {shape}", len(raw))
+    require(len(raw) == start + math.prod(shape), "raw", f"{start + math.prod(shape)} bytes for shape {shape}", len(raw))
     return _bytes(raw[start:]).view(shape)
 
 # %% ../nbs/engine/02_data.ipynb #4b237e72
@@ -382,7 +382,7 @@ def digest(
     return hashlib.new(KINDS[len(like)], raw, usedforsecurity=False).hexdigest()
 
 # %% ../nbs/engine/02_data.ipynb #90b3c482
-def checked(
+def verify_checksum(
     path: Path, # a file
     expected: str, # its published checksum
     check: bool = True, # False for files you made or changed yourself
@@ -472,7 +472,7 @@ def _lines(file):
     for number, line in enumerate(_text(file).splitlines(), 1):
         where, found = f"{file}, line {number}", _LINE.fullmatch(line)
         ours = section in ("", "noisy_course")
-        expect(found or not ours, where, "[noisy_course], a line `key = value`, or a comment", repr(line))
+        require(found or not ours, where, "[noisy_course], a line `key = value`, or a comment", repr(line))
         if not found: continue
         section = (found["section"] or section).strip()
         yield where, section, (found["key"] or "").lower(), found["double"] or found["single"] or found["plain"] or ""
@@ -483,16 +483,16 @@ def _written(file):
     ours, values = any(section == "noisy_course" for _, section, *_ in lines), {}
     for where, section, key, value in lines:
         stray = not ours and key in SETTINGS
-        expect(not stray, where, f"`{key}` below a line [noisy_course]", f"it below [{section}]")
+        require(not stray, where, f"`{key}` below a line [noisy_course]", f"it below [{section}]")
         if section != "noisy_course" or not key: continue
-        expect(key not in values, where, f"`{key}` once", "it again")
-        expect(key in SETTINGS, where, f"one of {', '.join(SETTINGS)}", f"`{key}`")
+        require(key not in values, where, f"`{key}` once", "it again")
+        require(key in SETTINGS, where, f"one of {', '.join(SETTINGS)}", f"`{key}`")
         values[key] = _may_be(key, value, f"{where}, {key}")
     return values
 
 def _may_be(key, value, where):
     pattern, words = SETTINGS[key]
-    if value: expect(re.fullmatch(pattern, value), where, words, repr(value))
+    if value: require(re.fullmatch(pattern, value), where, words, repr(value))
     return value, where
 
 # %% ../nbs/engine/02_data.ipynb #5aabf7e5
@@ -500,7 +500,7 @@ def _exported():
     known, values = {f"NOISY_COURSE_{key.upper()}": key for key in SETTINGS}, {}
     for name in os.environ:
         if not name.startswith("NOISY_COURSE_") or name == "NOISY_COURSE_LINE": continue
-        expect(name in known, "environment", f"one of {', '.join(known)}", name)
+        require(name in known, "environment", f"one of {', '.join(known)}", name)
         values[known[name]] = _may_be(known[name], os.environ[name].strip(), name)
     return values
 
@@ -555,7 +555,7 @@ def mean_image(
     return torch.from_numpy(x.cpu().numpy().sum(0, dtype=np.int64) / (255 * len(x))).float()
 
 def _bytewise(x):
-    expect(x.dtype == torch.uint8, "pixels", "bytes", told(x))
+    require(x.dtype == torch.uint8, "pixels", "bytes", told(x))
     return x
 
 def _cifar(train, test, **fields):
@@ -757,12 +757,12 @@ def kept(
     return made
 
 def _unsealed(raw):
-    expect(digest(raw[64:]).encode() == raw[:64], "file", "what was kept", "something truncated or altered")
+    require(digest(raw[64:]).encode() == raw[:64], "file", "what was kept", "something truncated or altered")
     return dict(np.load(io.BytesIO(raw[64:])))
 
 def _seal(path, arrays):
     np.savez(content := io.BytesIO(), **arrays)
-    with whole_file(path) as part: part.write_bytes(digest(content.getvalue()).encode() + content.getvalue())
+    with atomic_write(path) as part: part.write_bytes(digest(content.getvalue()).encode() + content.getvalue())
 
 def _say(line): print(f"noisy_course: {line}", file=sys.stderr)
 
@@ -793,14 +793,14 @@ def _url(folder, url, file):
 # %% ../nbs/engine/02_data.ipynb #d3e83006
 def _archive(folder, url, checksum, layout):
     _url(folder, url, Path(url).name)
-    with tarfile.open(fileobj=io.BytesIO(checked(folder/Path(url).name, checksum))) as packed:
+    with tarfile.open(fileobj=io.BytesIO(verify_checksum(folder/Path(url).name, checksum))) as packed:
         for file in layout.files:
             (folder/file).parent.mkdir(parents=True, exist_ok=True)
             (folder/file).write_bytes(_member(packed, file))
 
 def _member(packed, name):
     member = packed.getmember(name)
-    expect(member.isfile(), name, "a plain file in the archive", "something else")
+    require(member.isfile(), name, "a plain file in the archive", "something else")
     return packed.extractfile(member).read()
 
 # %% ../nbs/engine/02_data.ipynb #8a622bae
@@ -822,9 +822,9 @@ def unpack_sheet(
     "A sheet of CIFAR-10 images as the bytes of an official `.bin` file."
     labels, sheet = _array(labels, "labels"), _array(sheet, "sheet")
     right = labels.ndim == 1 and labels.dtype.kind in "iu" and set(labels.tolist()) <= set(range(10))
-    expect(right and len(labels) > 0, "labels", "a list of labels in 0..9", told(labels))
+    require(right and len(labels) > 0, "labels", "a list of labels in 0..9", told(labels))
     shape = len(labels), 1024, 3
-    expect(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet", f"bytes, {shape}, a row for each of the labels", told(sheet))
+    require(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet", f"bytes, {shape}, a row for each of the labels", told(sheet))
     planes = sheet.transpose(0, 2, 1).reshape(len(labels), -1)
     return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
 
@@ -871,8 +871,8 @@ def _fetch(fetcher, layouts):
     with TemporaryDirectory(dir=_writable_cache(), prefix=".download-") as hidden:
         fetcher(Path(hidden))
         layout = next((layout for layout in layouts if layout.lies_in(hidden)), None)
-        expect(layout is not None, "source", "all files of the data set", "only a part")
-        for file, checksum in layout.files.items(): checked(Path(hidden)/file, checksum)
+        require(layout is not None, "source", "all files of the data set", "only a part")
+        for file, checksum in layout.files.items(): verify_checksum(Path(hidden)/file, checksum)
         for file in layout.files:
             (cache_folder()/file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(hidden)/file, cache_folder()/file)
@@ -931,7 +931,7 @@ def _missing(name, layouts, folder, failures):
             f"or below another one that you name as folder=... in the call, or as `data` in settings.ini.")
 
 def _fields(layout, root, check):
-    raws = {root/file: checked(root/file, checksum, check) for file, checksum in layout.files.items()}
+    raws = {root/file: verify_checksum(root/file, checksum, check) for file, checksum in layout.files.items()}
     parts = [_part(path, layout.parse, raw) for path, raw in raws.items()]
     try: return layout.read(parts)
     except Exception as error: raise ValueError(

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .basics import check_count, check_number, expect, kind
-from .losses import LossModule, look, loss_function, soft_labels
-from .training import Method, Moment
+from .basics import check_count, check_number, kind, require
+from .losses import LossModule, check_values, loss_function, soft_labels
+from .method import Method, TrainingState
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #867108e7
 @loss_function
@@ -85,26 +85,26 @@ def weighted_gce(
     check_k(k)
     losses = generalized_cross_entropy.each(logits, target, q) - (1 - k ** q) / q
     if not (isinstance(weight, Tensor) and weight.shape == losses.shape):
-        expect(False, "weight", f"one for each sample, of shape {tuple(losses.shape)}", kind(weight))
-    look(_check_weights, weight)
+        require(False, "weight", f"one for each sample, of shape {tuple(losses.shape)}", kind(weight))
+    check_values(_check_weights, weight)
     return weight * losses
 
 def _check_weights(weight):
     inside = bool(((weight >= 0) & (weight <= 1)).all())
-    expect(inside, "weight", "numbers in [0, 1]", f"values from {weight.min()} to {weight.max()}")
+    require(inside, "weight", "numbers in [0, 1]", f"values from {weight.min()} to {weight.max()}")
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #b0d6b39e
 def prune(
-    moment: Moment, # between two epochs
+    state: TrainingState, # between two epochs
     start: int = 40, # epochs with all samples
     every: int = 10, # epochs between two choices; 0 for the first one alone
     k: float = .5, # a sample is kept if its label is believed more than this
 ) -> dict: # the new weights, or nothing
     "Keep the samples whose labels the best network so far believes (Zhang & Sabuncu, Algorithm 1)."
-    again = every and moment.epoch > start and (moment.epoch - start) % every == 0
-    if not (moment.epoch == start or again): return {}
-    p = moment.probabilities("best").cpu()
-    return dict(weight=(p.gather(1, moment.run.labels[:, None])[:, 0] > k).float())
+    again = every and state.epoch > start and (state.epoch - start) % every == 0
+    if not (state.epoch == start or again): return {}
+    p = state.probabilities("best").cpu()
+    return dict(weight=(p.gather(1, state.run.labels[:, None])[:, 0] > k).float())
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #d5cf605f
 def pruned(
@@ -119,7 +119,9 @@ def pruned(
     check_count(start, "start", 0)
     check_count(every, "every", 0)
     everything = lambda run, C: dict(weight=torch.ones(len(run.labels)))
-    return Method("truncated_gce", partial(weighted_gce, q=q, k=k), state=everything, between=partial(prune, start=start, every=every, k=k))
+    values = dict(start=start, every=every, q=q, k=k)
+    return Method("truncated_gce", weighted_gce, sample_state=everything, on_epoch_end=prune, hyperparameters=values,
+                  title="GCE, truncated")
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #2b65e527
 class MeanAbsoluteErrorLoss(LossModule):
@@ -152,13 +154,14 @@ class TruncatedGCELoss(LossModule):
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #d6109d56
 METHODS = {m.name: m for m in [
-    Method("mean_absolute_error", mean_absolute_error), Method("generalized_cross_entropy", generalized_cross_entropy), pruned()]}
+    Method("mean_absolute_error", mean_absolute_error, title="MAE"),
+    Method("generalized_cross_entropy", generalized_cross_entropy, hyperparameters=dict(q=.7), title="GCE"), pruned()]}
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #a7969830
 def beliefs(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
 ) -> dict: # name → mean softmax of the given label
     "How far the network believes the right labels, and the wrong ones (Zhang & Sabuncu, Figure 1c)."
-    labels = moment.run.labels.to(moment.dataset.train_y.device)
-    own, wrong = moment.probabilities("last").gather(1, labels[:, None])[:, 0], moment.dataset.wrong(labels)
+    labels = state.run.labels.to(state.dataset.train_y.device)
+    own, wrong = state.probabilities("last").gather(1, labels[:, None])[:, 0], state.dataset.wrong(labels)
     return dict(belief_right=own[~wrong].mean().item(), belief_wrong=own[wrong].mean().item())

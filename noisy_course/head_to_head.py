@@ -13,27 +13,27 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import friedmanchisquare, studentized_range, ttest_rel, wilcoxon
 
-from .basics import SETTING, check_count, check_frame, check_number, expect, pick
+from .basics import SETTING, check_count, check_frame, check_number, pick, require
 from .plots import gains, pretty, ranks
 
 # %% ../nbs/22_head_to_head.ipynb #00a5f3de
 def _check_runs(frame, argument, needed, numbers):
     check_frame(frame, argument, [*needed, *numbers])
-    expect(len(frame) > 0, argument, "at least one row", "none")
+    require(len(frame) > 0, argument, "at least one row", "none")
     gaps = [c for c in needed if frame[c].isna().any()]
-    expect(not gaps, argument, f"a value in each row of {gaps}", "gaps")
+    require(not gaps, argument, f"a value in each row of {gaps}", "gaps")
     for c in {*numbers, *({"rate", "lr"} & {*needed})}:
         finite = pd.api.types.is_numeric_dtype(frame[c]) and np.isfinite(frame[c]).all()
-        expect(finite, argument, f"finite numbers in {c!r}", frame[c].head(3).tolist())
+        require(finite, argument, f"finite numbers in {c!r}", frame[c].head(3).tolist())
 
 def _check_picked(picked):
     _check_runs(picked, "picked", CHOICE, ["test"])
     once = not picked.duplicated(CHOICE).any()
-    expect(once, "picked", "one row a setting, method and seed, as `chosen` gives", "several")
+    require(once, "picked", "one row a setting, method and seed, as `chosen` gives", "several")
 
 def _check_names(names, argument, least=0):
     right = isinstance(names, (tuple, list, set)) and all(isinstance(name, str) for name in names)
-    expect(right and len(names) >= least, argument, "a tuple of names", repr(names))
+    require(right and len(names) >= least, argument, "a tuple of names", repr(names))
 
 # %% ../nbs/22_head_to_head.ipynb #f59ec53c
 TOLD = ("backward", "forward", "forward_sl", "forward_qc")
@@ -46,12 +46,12 @@ def tried(
     tables: tuple = ALL, # of the course
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, variant; valid, test, last in percent
     "What every run of the head-to-head reached: noisy validation accuracy, test accuracy at its best epoch and at the last."
-    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
+    require(isinstance(scale, str), "scale", "one scale", repr(scale))
     run = [*CHOICE, "variant"]
     check_frame(results, "results", ["paper", "table", "scale", "metric", "value", *run])
     _check_names(tables, "tables", 1)
     rows = pick(results[results.table.isin(tables)], paper="course", scale=scale)
-    expect(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
+    require(len(rows) > 0, "results", f"runs of the head-to-head at scale {scale}", "none")
     read = rows.metric.isin(["valid_accuracy", "accuracy_best_valid_accuracy", "accuracy_last"])
     _check_runs(rows, "results", [*run, "metric"], [])
     _check_runs(rows[read], "results", run, ["value"])
@@ -69,7 +69,7 @@ def short(
     rate: float, # probability of a wrong label
 ) -> str: # e.g. "MNIST sym 0.5"
     "A setting in few letters."
-    for name, text in (("dataset", dataset), ("noise", noise)): expect(isinstance(text, str), name, "a name", repr(text))
+    for name, text in (("dataset", dataset), ("noise", noise)): require(isinstance(text, str), name, "a name", repr(text))
     check_number(rate, "rate", "[0, 1]")
     people, kinds = dict(aggre="majority", worse="worst label"), dict(symmetric="sym.", asymmetric="asym.")
     name = dict(mnist="MNIST", fashion_mnist="Fashion", cifar10="CIFAR-10N").get(dataset, dataset)
@@ -88,7 +88,7 @@ def _means(runs, argument, without):
     _check_runs(runs, argument, [*SETTING, "method"], ["test"])
     _check_names(without, "without")
     ranked = runs[~runs.method.isin(without)]
-    expect(len(ranked) > 0, "without", "some of the methods to remain", "all of them")
+    require(len(ranked) > 0, "without", "some of the methods to remain", "all of them")
     return ranked.groupby([*SETTING, "method"]).test.mean().unstack()
 
 # %% ../nbs/22_head_to_head.ipynb #c411eec2
@@ -118,7 +118,7 @@ def free_choice(
     _check_runs(runs, "runs", CHOICE, ["valid"])
     _check_names(without, "without")
     allowed = runs[~runs.method.isin(without)]
-    expect(len(allowed) > 0, "without", "some of the methods to remain", "all of them")
+    require(len(allowed) > 0, "without", "some of the methods to remain", "all of them")
     return allowed.loc[allowed.groupby([*SETTING, "seed"], sort=False).valid.idxmax()].reset_index(drop=True)
 
 # %% ../nbs/22_head_to_head.ipynb #15d4040d
@@ -135,7 +135,7 @@ def over_cross_entropy(
 
 def _check_rival(picked, rival, argument):
     methods = sorted(set(picked.method))
-    expect(rival in methods, argument, f"{rival} among the methods" if argument == "picked" else f"one of {methods}", methods if argument == "picked" else repr(rival))
+    require(rival in methods, argument, f"{rival} among the methods" if argument == "picked" else f"one of {methods}", methods if argument == "picked" else repr(rival))
 
 # %% ../nbs/22_head_to_head.ipynb #3c311956
 def league(
@@ -143,7 +143,7 @@ def league(
 ) -> pd.DataFrame: # methods × settings, "mean ± std", a star at the best untold
     "Accuracies in percent, as a table to read."
     _check_picked(picked)
-    expect(picked.dataset.nunique() == 1, "picked", "one data set", sorted(set(picked.dataset)))
+    require(picked.dataset.nunique() == 1, "picked", "one data set", sorted(set(picked.dataset)))
     cells = picked.groupby(["method", "noise", "rate"], sort=False).test.agg(["mean", "std"]).unstack(["noise", "rate"])
     mean, std = cells["mean"], cells["std"]
     best = mean[~mean.index.isin(TOLD)].max()
@@ -164,7 +164,7 @@ def _p_values(p):
     try: numbers = np.asarray(p)
     except (ValueError, RuntimeError): numbers = np.empty(0)
     right = numbers.dtype.kind == "f" and numbers.ndim == 1 and numbers.size > 0 and ((0 <= numbers) & (numbers <= 1)).all()
-    expect(right, "p", "numbers in [0, 1], (m,)", repr(p)[:80])
+    require(right, "p", "numbers in [0, 1], (m,)", repr(p)[:80])
     return numbers
 
 def against(
@@ -200,8 +200,8 @@ def ranking(
     "Mean ranks, how far apart they must be, and whether they could be luck."
     _check_picked(picked)
     means = _means(picked, "picked", without)
-    expect(means.shape[1] > 2 and len(means) > 1, "picked", "at least three methods in two settings", f"{means.shape[1]} in {len(means)}")
-    expect(means.notna().all(axis=None), "picked", "every method in every setting", "gaps")
+    require(means.shape[1] > 2 and len(means) > 1, "picked", "at least three methods in two settings", f"{means.shape[1]} in {len(means)}")
+    require(means.notna().all(axis=None), "picked", "every method in every setting", "gaps")
     return mean_ranks(picked, without).to_frame(), critical_difference(means.shape[1], len(means)), float(friedmanchisquare(*means.to_numpy().T).pvalue)
 
 def ranks_figure(
@@ -248,15 +248,15 @@ def few_checked(
     scale: str, # one scale
 ) -> pd.DataFrame: # one row a run: SETTING, method, seed, lr, way, accuracy in percent
     "What methods reach where a few labels are checked, by the way in which those are used."
-    expect(isinstance(scale, str), "scale", "one scale", repr(scale))
+    require(isinstance(scale, str), "scale", "one scale", repr(scale))
     check_frame(results, "results", ["paper", "table", "scale", "metric", "value", "lr", *CHOICE])
     rows = pick(results[results.table.isin(WAYS)], paper="course", scale=scale)
-    expect(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
+    require(len(rows) > 0, "results", f"runs with checked labels at scale {scale}", "none")
     _check_runs(rows, "results", [*CHOICE, "metric", "lr"], [])
     way = rows.table.map(WAYS).mask(rows.table.eq("checked") & rows.method.str.startswith(TUNED), "then checked")
     reported = np.where(way.isin(["noisy only", "all together"]), "accuracy_best_valid_accuracy", "accuracy_last")
     rows = rows.assign(way=way, method=rows.method.str.removeprefix(TUNED), accuracy=rows.value)
     few = rows.loc[rows.metric == reported, [*CHOICE, "lr", "way", "accuracy"]]
     finite = pd.api.types.is_numeric_dtype(few.accuracy) and np.isfinite(few.accuracy).all()
-    expect(finite, "results", "finite accuracies", few.accuracy.head(3).tolist())
+    require(finite, "results", "finite accuracies", few.accuracy.head(3).tolist())
     return few

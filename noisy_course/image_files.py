@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from . import data, noise
-from .basics import expect
+from .basics import require
 from .data import expect_count, expect_generator, expect_is, expect_path, expect_switch, expect_there, is_whole, told
 from .models import Dropout, initialise
 
@@ -101,9 +101,9 @@ def split(self: ImageFiles,
 def _numbers(rows, n):
     expect_is(rows, Tensor, "rows", "a slice, or a tensor of row numbers or of True and False", lambda rows: rows.ndim == 1)
     mask = rows.dtype == torch.bool and len(rows) == n
-    expect(mask or is_whole(rows), "rows", f"row numbers, or True or False for each of {n} pictures", told(rows))
+    require(mask or is_whole(rows), "rows", f"row numbers, or True or False for each of {n} pictures", told(rows))
     rows = rows.nonzero().flatten() if mask else rows
-    for row in rows.tolist(): expect(0 <= row < n, "rows", f"numbers in 0..{n - 1}", row)
+    for row in rows.tolist(): require(0 <= row < n, "rows", f"numbers in 0..{n - 1}", row)
     return rows.tolist()
 
 @patch
@@ -128,7 +128,7 @@ def read_keys(
     "The pictures of a list."
     expect_path(file, "file", optional=False)
     lines = [line for line in data._text(Path(file)).splitlines() if line]
-    expect(lines, str(file), "one picture a line", "an empty file")
+    require(lines, str(file), "one picture a line", "an empty file")
     return lines
 
 def read_labels(
@@ -136,7 +136,7 @@ def read_labels(
 ) -> dict: # path → class
     "The labels of pictures."
     found = [(line, re.fullmatch(r"(.+) ([0-9]+)", line)) for line in read_keys(file)]
-    for line, pair in found: expect(pair, str(file), "a picture, a space and its class a line", repr(line))
+    for line, pair in found: require(pair, str(file), "a picture, a space and its class a line", repr(line))
     return {pair[1]: int(pair[2]) for _, pair in found}
 
 # %% ../nbs/engine/10_image_files.ipynb #d1143e6a
@@ -151,7 +151,7 @@ def both_labels(
     paths = lambda files: all(isinstance(file, (str, os.PathLike)) for file in files)
     expect_is(without, (list, tuple, set), "without", "a list of pictures", paths)
     keys = sorted((noisy.keys() & clean.keys()) - set(without))
-    expect(len(keys) > 0, "clean", "labels of some pictures that have noisy ones too", "none")
+    require(len(keys) > 0, "clean", "labels of some pictures that have noisy ones too", "none")
     return torch.tensor([clean[k] for k in keys]), torch.tensor([noisy[k] for k in keys])
 
 # %% ../nbs/engine/10_image_files.ipynb #f13a50b7
@@ -161,7 +161,7 @@ def counted_noise(
 ) -> dict: # T and wrong, for `Dataset.extra`
     "The noise of the pictures that have two labels."
     for name, labels in (("true", true), ("given", given)): data.check_labels(labels, len(CLOTHES), name)
-    expect(len(true) == len(given), "given", f"one label for each of {len(true)} pictures in true", len(given))
+    require(len(true) == len(given), "given", f"one label for each of {len(true)} pictures in true", len(given))
     return dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
 
 # %% ../nbs/engine/10_image_files.ipynb #42cc47cd
@@ -195,7 +195,7 @@ def read_clothing1m(
     readers, folder = (read_keys, read_keys, read_labels, read_labels, read_keys), Path(folder)
     million, test, noisy, clean, checked = (read(folder / name) for read, name in zip(readers, LISTS))
     for keys, labels, name in ((million, noisy, LISTS[2]), (test + checked, clean, LISTS[3])):
-        for key in keys: expect(key in labels, str(folder / name), f"the class of {key}", "none")
+        for key in keys: require(key in labels, str(folder / name), f"the class of {key}", "none")
     given, sure = [(k, noisy[k], False) for k in million], [(k, clean[k], True) for k in checked]
     train = dict(noisy=given, clean=sure, both=[one for pair in zip_longest(given, sure) for one in pair if one])[part]
     def sided(rows): return ImageFiles([folder / k for k, *_ in rows], resized, side), torch.tensor([y for _, y, _ in rows])
@@ -232,7 +232,7 @@ def imagenet(
     found = _found(folder, ("imagenet", "ImageNet"), ("train", "val"))
     if found is None: raise FileNotFoundError("imagenet is not here. " + _PUT.format("the folders train and val, a folder a class in each,", "imagenet"))
     train, val = (ImageFolder(found / part) for part in ("train", "val"))
-    expect(train.classes == val.classes, "val", f"the {len(train.classes)} classes of train", f"{len(val.classes)}, or others")
+    require(train.classes == val.classes, "val", f"the {len(train.classes)} classes of train", f"{len(val.classes)}, or others")
     sides = [(ImageFiles([file for file, _ in part.samples], resized, side, squash=False), torch.tensor(part.targets)) for part in (train, val)]
     return data.Dataset("imagenet", *sides[0], *sides[1], tuple(train.classes), imagenet_colours)
 
@@ -259,7 +259,7 @@ def read_weights(
     expected = checksum_of(file) if check else ""
     raw = Path(file).read_bytes()
     right = data.digest(raw).startswith(expected)
-    expect(right, str(file), f"a file whose SHA-256 begins {expected} (check=False for weights of your own)", data.digest(raw)[:8])
+    require(right, str(file), f"a file whose SHA-256 begins {expected} (check=False for weights of your own)", data.digest(raw)[:8])
     try: weights = data.torch_loaded(raw)
     except ValueError as error: raise ValueError(f"{file} cannot be read ({error}). Put a good copy there.") from error
     named = lambda weights: all(isinstance(n, str) and isinstance(v, Tensor) for n, v in weights.items())

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .basics import check_count, check_number, expect, kind, tolerance, total
-from .losses import LossModule, check_logits, cross_entropy, look, loss_function, prepared, reduce, soft_labels
+from .basics import check_count, check_number, kind, require, tolerance, total
+from .losses import LossModule, check_logits, check_values, cross_entropy, loss_function, prepared, reduce, soft_labels
 from .noise import check_labels
-from .training import Method, Moment
+from .method import Method, TrainingState
 
 # %% ../nbs/14_joint_optimization.ipynb #6a759454
 @loss_function
@@ -51,9 +51,9 @@ def check_probabilities(
 ) -> None:
     "Raise a ValueError unless these are rows of probabilities."
     floats = isinstance(p, Tensor) and p.is_floating_point() and p.ndim == ndim and len(p) > 0
-    if not floats: expect(False, argument, f"probabilities with {ndim} dimensions, classes last", kind(p))
+    if not floats: require(False, argument, f"probabilities with {ndim} dimensions, classes last", kind(p))
     rows = lambda: bool((p >= -1e-6).all()) and bool(((total(p) - 1).abs() < max(1e-2, tolerance(p.dtype))).all())
-    look(lambda: expect(rows(), argument, "rows of probabilities that sum to 1", f"sums from {total(p).min():.3g} to {total(p).max():.3g}"))
+    check_values(lambda: require(rows(), argument, "rows of probabilities that sum to 1", f"sums from {total(p).min():.3g} to {total(p).max():.3g}"))
 
 def update_hard(
     labels: Tensor, # the present ones, (N,)
@@ -64,7 +64,7 @@ def update_hard(
     check_count(top, "top", 0)
     check_probabilities(probabilities, "probabilities", 2)
     check_labels(labels, probabilities.shape[1])
-    if labels.shape != probabilities.shape[:1]: expect(False, "labels", f"shape ({len(probabilities)},)", kind(labels))
+    if labels.shape != probabilities.shape[:1]: require(False, "labels", f"shape ({len(probabilities)},)", kind(labels))
     labels, type_ = labels.long(), labels.dtype
     said, surprise = probabilities.argmax(-1), -probabilities.gather(1, labels[:, None])[:, 0].log()
     differ = said != labels
@@ -89,9 +89,9 @@ def check_prior(
     "Raise a ValueError unless the prior is made of distributions over C classes."
     floats = isinstance(prior, Tensor) and prior.is_floating_point() and prior.ndim > 0
     fits = floats and C in (None, prior.shape[-1])
-    if not fits: expect(False, "prior", f"frequencies of shape (..., {C or 'C'})", kind(prior))
+    if not fits: require(False, "prior", f"frequencies of shape (..., {C or 'C'})", kind(prior))
     sums = lambda: bool((prior >= 0).all()) and bool(((total(prior) - 1).abs() < max(1e-3, tolerance(prior.dtype))).all())
-    look(lambda: expect(sums(), "prior", "frequencies that sum to 1", prior.tolist()))
+    check_values(lambda: require(sums(), "prior", "frequencies that sum to 1", prior.tolist()))
 
 def prior_loss(
     logits: Tensor, # any real numbers, the batch second last, (..., B, C)
@@ -100,17 +100,17 @@ def prior_loss(
 ) -> Tensor: # one number a batch, (...)
     "Kullback–Leibler divergence of a batch's mean softmax from the prior (Tanaka et al., Eqs. 10, 11)."
     check_logits(logits)
-    expect(logits.ndim >= 2, "logits", "a batch of shape (..., B, C)", kind(logits))
+    require(logits.ndim >= 2, "logits", "a batch of shape (..., B, C)", kind(logits))
     log_mean = _log_mean(logits.log_softmax(-1), kept)
     if prior is None: return -log_mean.mean(-1) - math.log(logits.shape[-1])
     check_prior(prior, logits.shape[-1])
-    if prior.shape[:-1] not in ((), logits.shape[:-2]): expect(False, "prior", f"one prior, or one for each batch of {tuple(logits.shape)}", kind(prior))
+    if prior.shape[:-1] not in ((), logits.shape[:-2]): require(False, "prior", f"one prior, or one for each batch of {tuple(logits.shape)}", kind(prior))
     p = prior.to(log_mean.dtype)
     return (_negative_entropy(p) - p * log_mean).sum(-1)
 
 def _log_mean(log_s, kept):
     fits = kept is None or isinstance(kept, Tensor) and kept.dtype == torch.bool and kept.shape == log_s.shape[:-1]
-    if not fits: expect(False, "kept", f"bools of shape {tuple(log_s.shape[:-1])}", kind(kept))
+    if not fits: require(False, "kept", f"bools of shape {tuple(log_s.shape[:-1])}", kind(kept))
     if kept is None: return log_s.logsumexp(-2) - (math.log(log_s.shape[-2]) if log_s.shape[-2] else math.nan)
     return log_s.where(kept[..., None], -math.inf).logsumexp(-2) - kept.sum(-1, keepdim=True).log().to(log_s.dtype)
 
@@ -143,7 +143,7 @@ class JointLoss(LossModule):
         **common, # weight, ignore_index, dim
     ):
         if prior is not None: check_prior(prior)
-        expect(prior is None or prior.ndim == 1, "prior", "one prior, of shape (C,)", kind(prior))
+        require(prior is None or prior.ndim == 1, "prior", "one prior, of shape (C,)", kind(prior))
         check_number(alpha, "alpha", "[0, inf)")
         check_number(beta, "beta", "[0, inf)")
         super().__init__(reduction, alpha=alpha, beta=beta, prior=prior, **common)
@@ -152,16 +152,16 @@ class JointLoss(LossModule):
 WINDOW = 10
 
 def relabel(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
     start: int, # t₁, the first epoch after which labels are updated
     stop: int, # t₂, the first epoch after which they stay; 0 for never
     top: int | None, # none for soft labels; else as in `update_hard`
 ) -> dict: # what is new of the labels and of past predictions
     "Line 3 of Algorithm 1, between two epochs (Tanaka et al.)."
-    past = torch.cat([moment.memory["past"][1:], moment.state["said"][None]])
-    if moment.epoch < start or 0 < stop <= moment.epoch: return dict(past=past)
-    rows, target = moment.train_rows, moment.state["target"].clone()
-    mean = update_soft(past[-min(moment.epoch, len(past)):, rows])
+    past = torch.cat([state.run_state["past"][1:], state.sample_state["predicted"][None]])
+    if state.epoch < start or 0 < stop <= state.epoch: return dict(past=past)
+    rows, target = state.train_rows, state.sample_state["target"].clone()
+    mean = update_soft(past[-min(state.epoch, len(past)):, rows])
     hard = None if top is None else update_hard(target[rows].argmax(-1), mean, top)
     target[rows] = mean if hard is None else one_hot(hard, mean.shape[1]).to(mean.dtype)
     return dict(past=past, target=target)
@@ -190,7 +190,9 @@ def step_two_loss(
     return classification_loss(logits, labels if target is None else target, reduction)
 
 # %% ../nbs/14_joint_optimization.ipynb #535b84e6
-def _labels(run, C): return dict(target=one_hot(run.labels, C).float(), said=torch.zeros(len(run.labels), C))
+def _labels(run, C): return dict(target=one_hot(run.labels, C).float(), predicted=torch.zeros(len(run.labels), C))
+
+def _predicted(logits, labels, state): return dict(predicted=logits.softmax(-1))
 
 def _past(run, C, uniform):
     counted = run.labels.bincount(minlength=C) / len(run.labels)
@@ -207,32 +209,34 @@ def joint_labels(
     "Step one of joint optimization."
     for name, count in dict(start=start, stop=stop, top=top or 0).items(): check_count(count, name, 0)
     for name, number in dict(alpha=alpha, beta=beta).items(): check_number(number, name, "[0, inf)")
-    return Method("joint_labels" if top is None else "joint_hard_labels", partial(step_one_loss, alpha=alpha, beta=beta),
-                  state=_labels, memory=partial(_past, uniform=uniform), during=lambda logits: dict(said=logits.softmax(-1)),
-                  between=partial(relabel, start=start, stop=stop, top=top), min_epochs=start)
+    values = dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)
+    name, title = ("joint_labels", "joint, step one") if top is None else ("joint_hard_labels", "joint, step one, hard labels")
+    return Method(name, step_one_loss, sample_state=_labels, run_state=_past, on_batch_end=_predicted, on_epoch_end=relabel,
+                  min_epochs=lambda start: start, hyperparameters=values, title=title)
 
 def joint_optimization(
     **options, # of `joint_labels`
 ) -> Method: # for the engine
     "Both steps: find labels, then train from scratch on them."
     first = joint_labels(**options)
-    return Method(first.name.replace("labels", "optimization"), step_two_loss, state=lambda run, C: dict(target=run.found),
-                  first=first, relabel=lambda moment: moment.state["target"])
+    title = "joint, hard labels" if "hard" in first.name else "joint optimization"
+    return Method(first.name.replace("labels", "optimization"), step_two_loss, title=title, sample_state=lambda run, C: dict(target=run.found_labels),
+                  first_stage=first, relabel=lambda state: state.sample_state["target"])
 
 # %% ../nbs/14_joint_optimization.ipynb #0ab05a25
 def label_accuracy(
-    moment: Moment, # after an epoch of step one
+    state: TrainingState, # after an epoch of step one
 ) -> dict: # label_accuracy, percent
     "How many of the present training labels are right."
-    rows, clean = moment.train_rows, moment.dataset.train_y
-    return dict(label_accuracy=100 * (moment.state["target"][rows].argmax(-1) == clean[rows]).double().mean().item())
+    rows, clean = state.train_rows, state.dataset.train_y
+    return dict(label_accuracy=100 * (state.sample_state["target"][rows].argmax(-1) == clean[rows]).double().mean().item())
 
 def recovery(
-    moment: Moment, # after the last epoch
+    state: TrainingState, # after the last epoch
 ) -> dict: # name → percent
     "How often the best and the last network are right on the training part, whatever its labels."
-    rows, clean = moment.train_rows, moment.dataset.train_y
-    right = lambda which: (moment.probabilities(which).argmax(-1) == clean)[rows].double().mean().item()
+    rows, clean = state.train_rows, state.dataset.train_y
+    right = lambda which: (state.probabilities(which).argmax(-1) == clean)[rows].double().mean().item()
     return {f"recovery_{which}": 100 * right(which) for which in ("best", "last")}
 
 # %% ../nbs/14_joint_optimization.ipynb #659ea66e
@@ -244,9 +248,9 @@ def by_certainty(
     "How many labels are how sure, and how many of these are right (Tanaka et al., Tables 12, 13)."
     check_probabilities(target, "target", 2)
     check_labels(clean, target.shape[1], "clean")
-    expect(clean.shape == target.shape[:1], "clean", f"shape ({len(target)},)", kind(clean))
+    require(clean.shape == target.shape[:1], "clean", f"shape ({len(target)},)", kind(clean))
     falling = isinstance(edges, (tuple, list)) and list(edges) == sorted(edges, reverse=True) and len(edges) > 1
-    expect(falling, "edges", "at least two numbers that fall", kind(edges))
+    require(falling, "edges", "at least two numbers that fall", kind(edges))
     sure, right = target.max(-1).values.clamp(max=edges[0]), (target.argmax(-1) == clean).double()
     inside = [(sure > low if low else sure >= 0) & (sure <= high) for high, low in zip(edges, edges[1:])]
     rows = [(low, high, 100 * right[k].mean().item(), int(k.sum())) for high, low, k in zip(edges, edges[1:], inside)]
@@ -261,11 +265,11 @@ def pseudo_labels(
 ) -> Tensor: # labels, (N,)
     "Clusters by k-means++, each named after a class of its own so that most labels are right (Tanaka et al., §5.1)."
     floats = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
-    expect(floats and bool(features.isfinite().all()), "features", "finite floats of shape (N, d)", kind(features))
+    require(floats and bool(features.isfinite().all()), "features", "finite floats of shape (N, d)", kind(features))
     check_count(n_classes, "n_classes", 1, len(features))
     check_count(seed, "seed", 0)
     check_labels(clean, n_classes, "clean")
-    expect(clean.shape == features.shape[:1], "clean", f"shape ({len(features)},)", kind(clean))
+    require(clean.shape == features.shape[:1], "clean", f"shape ({len(features)},)", kind(clean))
     from scipy.optimize import linear_sum_assignment
     from sklearn.cluster import KMeans
     cluster = torch.from_numpy(KMeans(n_classes, n_init=1, random_state=seed).fit_predict(features.cpu().numpy())).long()
@@ -275,12 +279,12 @@ def pseudo_labels(
 
 # %% ../nbs/14_joint_optimization.ipynb #9636f725
 def labels_found(
-    moment: Moment, # after the last epoch
+    state: TrainingState, # after the last epoch
 ) -> dict: # name → number
     "Of a run on labels that were found: how sure and how right these are; of any other: how right its networks are."
-    if moment.run.found is None: return recovery(moment)
-    rows = moment.train_rows.cpu()
-    table = by_certainty(moment.run.found[moment.train_rows].cpu(), moment.dataset.train_y.cpu()[rows])
+    if state.run.found_labels is None: return recovery(state)
+    rows = state.train_rows.cpu()
+    table = by_certainty(state.run.found_labels[state.train_rows].cpu(), state.dataset.train_y.cpu()[rows])
     return {f"{what}[{row.low:g}]": row[what] for _, row in table.iterrows() for what in ("recovery_accuracy", "number")}
 
 METHODS = {m.name: m for m in (joint_optimization(), joint_optimization(top=0), joint_labels())}

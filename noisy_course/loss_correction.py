@@ -17,25 +17,25 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .basics import check_number, expect, kind, tolerance, total
-from .losses import LossModule, check_target, cross_entropy, exact, look, loss_function, moved, soft_labels
+from .basics import check_number, kind, require, tolerance, total
+from .losses import LossModule, check_target, check_values, cross_entropy, exact, loss_function, moved, soft_labels
 from .noise import check_transition
-from .training import Method
+from .method import Method
 
 # %% ../nbs/10_loss_correction.ipynb #1c0a1af4
 def invert(
     T: Tensor, # row-stochastic, (..., C, C)
 ) -> Tensor: # the inverse in float64, (..., C, C)
     "Inverse of T; a ValueError if it is singular, a warning if it is badly conditioned."
-    look(check_transition, T)
+    check_values(check_transition, T)
     inverse, info = torch.linalg.inv_ex(exact(T))
-    look(_check_inverse, inverse, info, T)
+    check_values(_check_inverse, inverse, info, T)
     return moved(inverse, T.device)
 
 def _check_inverse(inverse, info, T):
     condition = inverse.abs().sum(-1).max()
     singular = bool((info != 0).any()) or not condition < 1 / (T.shape[-1] * torch.finfo(T.dtype).eps)
-    if singular: expect(False, "T", "an invertible matrix", f"a singular one, {T.tolist() if T.numel() <= 9 else kind(T)}")
+    if singular: require(False, "T", "an invertible matrix", f"a singular one, {T.tolist() if T.numel() <= 9 else kind(T)}")
     if condition > 100: warnings.warn(f"T is badly conditioned ({condition:.0f}): backward correction multiplies losses by as much; see mix_with_identity", stacklevel=5)
 
 # %% ../nbs/10_loss_correction.ipynb #f5e08b00
@@ -46,8 +46,8 @@ def _check_noisy(logits, target, T):
     square = isinstance(T, Tensor) and T.ndim >= 2 and T.shape[-2:] == (C, C)
     fits = square and T.ndim - 2 <= len(lead) and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1]))
     if not fits:
-        expect(False, "T", f"a {C}×{C} matrix, or one for each of the leading dimensions {tuple(lead)}", kind(T))
-    look(check_transition, T, C)
+        require(False, "T", f"a {C}×{C} matrix, or one for each of the leading dimensions {tuple(lead)}", kind(T))
+    check_values(check_transition, T, C)
 
 def _each(T, logits):
     "T for every leading dimension of the logits but the last, which are the samples: 1 there."
@@ -79,12 +79,12 @@ def backward_cross_entropy(
 
 def _check_known_inverse(T_inverse, T):
     fits = isinstance(T_inverse, Tensor) and T_inverse.is_floating_point() and T_inverse.shape == T.shape
-    expect(fits, "T_inverse", "None or the shape of T", kind(T_inverse))
-    look(_check_product, T_inverse, T)
+    require(fits, "T_inverse", "None or the shape of T", kind(T_inverse))
+    check_values(_check_product, T_inverse, T)
 
 def _check_product(T_inverse, T):
     off = (exact(T_inverse) @ exact(T) - torch.eye(T.shape[-1]).to(exact(T))).abs().max()
-    expect(bool(off < 1e-2), "T_inverse", "the inverse of T", f"a matrix whose product with T is off the identity by {off:.3g}")
+    require(bool(off < 1e-2), "T_inverse", "the inverse of T", f"a matrix whose product with T is off the identity by {off:.3g}")
 
 # %% ../nbs/10_loss_correction.ipynb #96535a72
 def mix_with_identity(
@@ -121,12 +121,12 @@ def estimate_transition(
 ) -> Tensor: # row-stochastic estimate of T, float64, (..., C, C)
     "T as a network trained on noisy labels shows it: row i is its prediction for the most perfect example of class i (Patrini et al., Eqs. 3 and 4)."
     floats = isinstance(probs, Tensor) and probs.is_floating_point()
-    expect(floats and probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
+    require(floats and probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
     check_percentile(percentile)
-    look(_check_probabilities, probs)
+    check_values(_check_probabilities, probs)
     probs = exact(probs)
     T = probs.take_along_dim(examples(probs, percentile).unsqueeze(-1), -2)
-    look(_warn_of_rows, probs, T.diagonal(dim1=-2, dim2=-1), percentile)
+    check_values(_warn_of_rows, probs, T.diagonal(dim1=-2, dim2=-1), percentile)
     return T / T.sum(-1, keepdim=True)
 
 def examples(
@@ -151,7 +151,7 @@ def check_percentile(
 def _check_probabilities(probs):
     sums = total(probs)
     fine = (probs >= 0).all() and ((sums - 1).abs() < max(1e-2, tolerance(probs.dtype))).all()
-    expect(bool(fine), "probs", "rows of probabilities that sum to 1", f"row sums from {sums.min():.3g} to {sums.max():.3g}")
+    require(bool(fine), "probs", "rows of probabilities that sum to 1", f"row sums from {sums.min():.3g} to {sums.max():.3g}")
 
 # %% ../nbs/10_loss_correction.ipynb #de84b7c5
 def _of_each_class(probs, share=.03):
@@ -181,8 +181,8 @@ def two_stage(
     percentile: float | str | None = "auto", # for the estimate; the paper has 97, or None for the maximum
 ) -> tuple: # the network and the T that was used
     "Robust two-stage training (the paper's Algorithm 1)."
-    for name, f in dict(fit=fit, correction=correction).items(): expect(callable(f), name, "a function", kind(f))
-    expect(isinstance(x, Tensor) and x.ndim > 0, "x", "a tensor of inputs, (N, ...)", kind(x))
+    for name, f in dict(fit=fit, correction=correction).items(): require(callable(f), name, "a function", kind(f))
+    require(isinstance(x, Tensor) and x.ndim > 0, "x", "a tensor of inputs, (N, ...)", kind(x))
     check_percentile(percentile)
     if T is not None: check_transition(T)
     if T is None: T = estimate_transition(fit(cross_entropy)(x).softmax(-1).detach(), percentile)
@@ -311,10 +311,16 @@ def _invertible(T, worst=1e4):
     warnings.warn(f"the estimated T is as good as singular (condition {condition:.0g}); a tenth of the identity is mixed in")
     return mix_with_identity(T, .1)
 
-METHODS = {"cross_entropy": Method("cross_entropy", cross_entropy)}
-_first = dict(first=METHODS["cross_entropy"], estimate=partial(estimate_transition, percentile="auto"))
+METHODS = {"cross_entropy": Method("cross_entropy", cross_entropy, title="cross-entropy")}
+_first = dict(first_stage=METHODS["cross_entropy"], estimate=estimate_transition)
 METHODS |= {m.name: m for m in [
-    Method("backward", backward_cross_entropy, _known_inverse), Method("backward_estimated", backward_cross_entropy, _estimated_inverse, **_first),
-    Method("forward", forward_cross_entropy, _known), Method("forward_estimated", forward_cross_entropy, _known, **_first),
-    Method("unhinged", unhinged, layer=nn.BatchNorm1d), Method("sigmoid", sigmoid_loss, layer=nn.BatchNorm1d), Method("savage", savage),
-    Method("bootstrap_soft", bootstrap_soft), Method("bootstrap_hard", bootstrap_hard)]}
+    Method("backward", backward_cross_entropy, _known_inverse, hyperparameters=dict(clip=None), title="backward, T"),
+    Method("backward_estimated", backward_cross_entropy, _estimated_inverse, **_first, title="backward, T̂",
+           hyperparameters=dict(clip=None, percentile="auto")),
+    Method("forward", forward_cross_entropy, _known, title="forward, T"),
+    Method("forward_estimated", forward_cross_entropy, _known, **_first, title="forward, T̂",
+           hyperparameters=dict(percentile="auto")),
+    Method("unhinged", unhinged, layer=nn.BatchNorm1d), Method("sigmoid", sigmoid_loss, layer=nn.BatchNorm1d),
+    Method("savage", savage, title="Savage"),
+    Method("bootstrap_soft", bootstrap_soft, title="bootstrap, soft"),
+    Method("bootstrap_hard", bootstrap_hard, title="bootstrap, hard")]}

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import dropout
 
-from .basics import check_count, check_number, expect, kind
+from .basics import check_count, check_number, kind, require
 
 # %% ../nbs/engine/03_models.ipynb #0b868735
 class Dropout(nn.Module):
@@ -23,7 +23,7 @@ class Dropout(nn.Module):
     ):
         super().__init__()
         check_number(p, "p", "[0, 1)")
-        expect(round(256 * p) < 256, "p", "a number from 0 to below 255.5/256", p)
+        require(round(256 * p) < 256, "p", "a number from 0 to below 255.5/256", p)
         self.p, self.dropped, self.shape = p, round(256 * p), shape
         self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
 
@@ -68,7 +68,7 @@ def n_parameters(
     model: nn.Module, # any network
 ) -> int: # how many numbers are learnt
     "The number of trainable parameters."
-    expect(isinstance(model, nn.Module), "model", "a network", kind(model))
+    require(isinstance(model, nn.Module), "model", "a network", kind(model))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 # %% ../nbs/engine/03_models.ipynb #172369f1
@@ -144,7 +144,7 @@ def ResNet(
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Pre-activation residual network for small images: three stages of n blocks, each twice as wide as the one before."
     check_sizes(n_classes=n_classes, width=width)
-    expect(isinstance(depth, int) and depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
+    require(isinstance(depth, int) and depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
     w, more = width, (depth - 2) // 6 - 1
     stage = lambda a, b, stride, activate=True: [ResidualBlock(a, b, stride, activate)] + [ResidualBlock(b, b) for _ in range(more)]
     return nn.Sequential(
@@ -168,7 +168,7 @@ def ImageResNet(
     "torchvision's residual network with the stem for small images (Zhang & Sabuncu)."
     check_sizes(n_classes=n_classes, channels=channels)
     from torchvision.models import resnet18, resnet34
-    expect(isinstance(depth, int) and depth in (18, 34), "depth", "18 or 34", depth)
+    require(isinstance(depth, int) and depth in (18, 34), "depth", "18 or 34", depth)
     network = {18: resnet18, 34: resnet34}[depth](num_classes=n_classes)
     network.conv1, network.maxpool = nn.Sequential(AddChannel(), _conv(channels, 64)), nn.Identity()
     return network
@@ -193,7 +193,7 @@ def DigitCNN(
 ) -> nn.Sequential: # images, (batch, channels, size, size) or grey ones without the channel → logits, (batch, C)
     "Two convolutions and two dense layers (Wang et al. 2019 on MNIST)."
     check_sizes(n_classes=n_classes, channels=channels, size=size)
-    expect(size % 4 == 0 and size > 0, "size", "a multiple of 4", size)
+    require(size % 4 == 0 and size > 0, "size", "a multiple of 4", size)
     pairs = [m for a, b in ((channels, 32), (32, 64)) for m in [*_convolve(a, b), nn.MaxPool2d(2)]]
     return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(4 * size ** 2, 128, True), nn.Linear(128, n_classes))
 
@@ -243,8 +243,8 @@ def initialise(
     generator: Generator, # its draws, layer by layer in the order of the modules
 ) -> nn.Module: # the same model
     "He-normal weights; the last dense layer, embeddings and LSTMs uniform in [−0.05, 0.05]; biases 0, forget gates 1."
-    expect(isinstance(model, nn.Module), "model", "a network", kind(model))
-    expect(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
+    require(isinstance(model, nn.Module), "model", "a network", kind(model))
+    require(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
     kinds = nn.Linear, nn.Conv2d, nn.Embedding, nn.LSTM, nn.BatchNorm1d, nn.BatchNorm2d
     layers = [m for m in model.modules() if isinstance(m, kinds)]
     last = [m for m in layers if isinstance(m, nn.Linear)][-1:]

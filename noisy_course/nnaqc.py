@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .basics import check_count, check_number, expect, kind
-from .losses import LossModule, check_logits, cross_entropy, look, loss_function, soft_labels
+from .basics import check_count, check_number, kind, require
+from .losses import LossModule, check_logits, check_values, cross_entropy, loss_function, soft_labels
 from .models import Dropout
-from .training import Method
+from .method import Method
 
 # %% ../nbs/13_nnaqc.ipynb #1bff694a
 @loss_function
@@ -34,7 +34,7 @@ def quasi_clustering(
 def _check_width(logits, C):
     floats = isinstance(logits, Tensor) and logits.is_floating_point()
     fits = floats and logits.ndim > 0 and logits.shape[-1] == C
-    if not fits: expect(False, "logits", f"floats of shape (..., {C})", kind(logits))
+    if not fits: require(False, "logits", f"floats of shape (..., {C})", kind(logits))
 
 class LinearNoiseLayer(nn.Module):
     "A learnt noise matrix on top of a network, p(given) = p(true) T with T = softmax of each row (Jindal et al., Eqs. 4, 5)."
@@ -86,7 +86,7 @@ def negative_log_likelihood(
 ) -> Tensor: # one a sample, (...)
     "What a label costs, from log-probabilities that may carry a penalty."
     labels = soft_labels(logits, target)
-    look(lambda: expect(bool((logits <= 1e-4).all()), "logits", "log-probabilities of at most 0", f"values up to {logits.max():.3g}"))
+    check_values(lambda: require(bool((logits <= 1e-4).all()), "logits", "log-probabilities of at most 0", f"values up to {logits.max():.3g}"))
     return -(labels * logits).sum(-1)
 
 # %% ../nbs/13_nnaqc.ipynb #95636542
@@ -119,7 +119,7 @@ class DropoutNoiseLayer(NonlinearNoiseLayer):
     ):
         super().__init__(n_classes, scale)
         check_number(p, "p", "[0, 1)")
-        expect(on in ("weights", "activations"), "on", "'weights' or 'activations'", repr(on))
+        require(on in ("weights", "activations"), "on", "'weights' or 'activations'", repr(on))
         self.on, self.dropout = on, Dropout(p, *[n_classes] * (2 if on == "weights" else 1))
 
     def forward(self,
@@ -127,7 +127,7 @@ class DropoutNoiseLayer(NonlinearNoiseLayer):
     ) -> Tensor: # logits of the given label, (B, C)
         "What the given labels should look like, with gaps while training."
         _check_width(logits, len(self.W))
-        expect(logits.ndim == 2, "logits", f"a batch of shape (B, {len(self.W)})", kind(logits))
+        require(logits.ndim == 2, "logits", f"a batch of shape (B, {len(self.W)})", kind(logits))
         if self.on == "activations": return self.dropout(super().forward(logits))
         W = self.dropout(self.W.to(logits.dtype).expand(len(logits), *self.W.shape))
         return (W @ logits.softmax(-1)[..., None])[..., 0]
@@ -146,7 +146,7 @@ def nnaqc(
     check_number(alpha, "alpha", "[0, 1]")
     check_logits(noisy_logits, "noisy_logits")
     clustering = quasi_clustering(logits, target, beta, reduction, **common)
-    if noisy_logits.shape != logits.shape: expect(False, "noisy_logits", f"the shape {tuple(logits.shape)} of logits", kind(noisy_logits))
+    if noisy_logits.shape != logits.shape: require(False, "noisy_logits", f"the shape {tuple(logits.shape)} of logits", kind(noisy_logits))
     return alpha * cross_entropy(noisy_logits, target, reduction, **common) + (1 - alpha) * clustering
 
 # %% ../nbs/13_nnaqc.ipynb #eb098c14
@@ -159,7 +159,7 @@ class NoiseLayerLoss(LossModule):
         **common, # weight, ignore_index
     ):
         super().__init__(reduction, **common)
-        expect(callable(layer), "layer", "a module from logits to logits", kind(layer))
+        require(callable(layer), "layer", "a module from logits to logits", kind(layer))
         self.layer = layer
 
     def forward(self,
@@ -220,10 +220,10 @@ def nnaqc_of_both(
 # %% ../nbs/13_nnaqc.ipynb #4aeff936
 _layered = partial(Method, keep_layer=False)
 METHODS = {m.name: m for m in [
-    _layered("linear_noise_layer", negative_log_likelihood, layer=TracePenalised),
-    _layered("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer),
-    _layered("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer),
-    _layered("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations")),
-    Method("quasi_clustering", quasi_clustering),
-    _layered("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer)),
-    _layered("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer))]}
+    _layered("linear_noise_layer", negative_log_likelihood, layer=TracePenalised, title="linear layer"),
+    _layered("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer, title="nonlinear layer"),
+    _layered("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer, title="dropout layer"),
+    _layered("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations"), title="dropout layer, act."),
+    Method("quasi_clustering", quasi_clustering, title="quasi-clustering"),
+    _layered("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer), title="NNAQC"),
+    _layered("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer), title="NNAQC + dropout")]}

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from .basics import check_count, check_number, expect, kind, tolerance, total, whole_file
+from .basics import atomic_write, check_count, check_number, kind, require, tolerance, total
 
 # %% ../nbs/02_noise.ipynb #3bd487fc
 def check_rate(
@@ -34,13 +34,13 @@ def check_transition(
 ) -> None:
     "Raise a `ValueError` unless `T` is a row-stochastic matrix, or a stack of them."
     floats = isinstance(T, Tensor) and T.is_floating_point()
-    expect(floats, argument, "a tensor of floats, (..., C, C)", kind(T))
-    expect(T.ndim >= 2 and T.shape[-1] == T.shape[-2] > 0, argument, "a square matrix", f"shape {tuple(T.shape)}")
-    expect(n_classes in (None, T.shape[-1]), argument, f"{n_classes} classes", T.shape[-1])
-    expect(bool(T.isfinite().all()), argument, "finite entries", "NaN or infinity")
-    expect(bool((T >= 0).all()), argument, "no entry below 0", f"{T.min():.3g}")
+    require(floats, argument, "a tensor of floats, (..., C, C)", kind(T))
+    require(T.ndim >= 2 and T.shape[-1] == T.shape[-2] > 0, argument, "a square matrix", f"shape {tuple(T.shape)}")
+    require(n_classes in (None, T.shape[-1]), argument, f"{n_classes} classes", T.shape[-1])
+    require(bool(T.isfinite().all()), argument, "finite entries", "NaN or infinity")
+    require(bool((T >= 0).all()), argument, "no entry below 0", f"{T.min():.3g}")
     worst = (total(T) - 1).abs().max()
-    expect(bool(worst < tolerance(T.dtype)), argument, "rows that sum to 1", f"a row that is off by {worst:.3g}")
+    require(bool(worst < tolerance(T.dtype)), argument, "rows that sum to 1", f"a row that is off by {worst:.3g}")
 
 # %% ../nbs/02_noise.ipynb #f1ab5f03
 def check_labels(
@@ -50,13 +50,13 @@ def check_labels(
 ) -> None:
     "Raise a `ValueError` unless `labels` are integers in 0..C-1."
     whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    expect(whole, argument, "a tensor of integers", kind(labels))
+    require(whole, argument, "a tensor of integers", kind(labels))
     if labels.numel() == 0: return
     low, high = labels.long().min().item(), labels.long().max().item()
-    expect(0 <= low and high < n_classes, argument, f"integers in 0..{n_classes - 1}", f"{low}..{high}")
+    require(0 <= low and high < n_classes, argument, f"integers in 0..{n_classes - 1}", f"{low}..{high}")
 
 def _check_generator(generator):
-    expect(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
+    require(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
 
 # %% ../nbs/02_noise.ipynb #a6bbe9e9
 def symmetric(
@@ -67,7 +67,7 @@ def symmetric(
     "Every other class is equally likely."
     check_rate(rate)
     check_count(n_classes, "n_classes")
-    expect(n_classes > 1 or include_true or rate == 0, "rate", "0, since there is no other class", rate)
+    require(n_classes > 1 or include_true or rate == 0, "rate", "0, since there is no other class", rate)
     if include_true: rate = rate * (n_classes - 1) / n_classes
     T = torch.full((n_classes, n_classes), rate / max(n_classes - 1, 1), dtype=torch.float64)
     return T.fill_diagonal_(1 - rate)
@@ -86,10 +86,10 @@ def pair_flips(
     check_rate(rate)
     pairs = list(flips.items()) if isinstance(flips, dict) else flips
     wanted = "pairs of classes, as {from: to} or [(from, to), ...]"
-    expect(isinstance(pairs, (list, tuple)) and all(_is_pair(pair) for pair in pairs), "flips", wanted, kind(flips))
-    expect(len({i for i, _ in pairs}) == len(pairs), "flips", "each class at most once as the first of a pair", pairs)
+    require(isinstance(pairs, (list, tuple)) and all(_is_pair(pair) for pair in pairs), "flips", wanted, kind(flips))
+    require(len({i for i, _ in pairs}) == len(pairs), "flips", "each class at most once as the first of a pair", pairs)
     for i, j in pairs:
-        expect(i != j and 0 <= min(i, j) and max(i, j) < n_classes, "flips", f"two classes in 0..{n_classes - 1}", (i, j))
+        require(i != j and 0 <= min(i, j) and max(i, j) < n_classes, "flips", f"two classes in 0..{n_classes - 1}", (i, j))
         T[i, i], T[i, j] = 1 - rate, rate
     return T
 
@@ -113,7 +113,7 @@ def circle(
     classes: list, # class numbers, in order
 ) -> list: # [(from, to), ...]
     "Each class flips into the next, the last into the first."
-    expect(isinstance(classes, (list, tuple)) and len(classes) > 1, "classes", "a list of at least two", kind(classes))
+    require(isinstance(classes, (list, tuple)) and len(classes) > 1, "classes", "a list of at least two", kind(classes))
     return list(zip(classes, [*classes[1:], classes[0]]))
 
 # %% ../nbs/02_noise.ipynb #0bdbd775
@@ -143,9 +143,9 @@ def asymmetric(
     "The flips between similar classes that the papers use, by the data set's name."
     if generator is not None: _check_generator(generator)
     if dataset == "imdb": return _imdb(rate)
-    expect(dataset in FLIPS, "dataset", f"one of {[*FLIPS, 'imdb']}", repr(dataset))
+    require(dataset in FLIPS, "dataset", f"one of {[*FLIPS, 'imdb']}", repr(dataset))
     kind = kind or next(iter(FLIPS[dataset]))
-    expect(kind in FLIPS[dataset], "kind", f"one of {[*FLIPS[dataset]]}", repr(kind))
+    require(kind in FLIPS[dataset], "kind", f"one of {[*FLIPS[dataset]]}", repr(kind))
     flips = random_pairs(generator) if kind == "random_pairs" else FLIPS[dataset][kind]
     return pair_flips(100 if dataset == "cifar100" else 10, flips, rate)
 
@@ -190,7 +190,7 @@ def corrupt(
 ) -> Tensor: # noisy labels, with the shape, dtype and device of `labels`
     "Draw each noisy label, independently, from the row of `T` that its clean label names."
     check_transition(T)
-    expect(T.ndim == 2, "T", "one matrix", f"shape {tuple(T.shape)}")
+    require(T.ndim == 2, "T", "one matrix", f"shape {tuple(T.shape)}")
     check_labels(labels, len(T))
     _check_generator(generator)
     u = torch.rand(labels.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
@@ -210,7 +210,7 @@ def realised(
     check_count(n_classes, "n_classes")
     check_labels(clean, n_classes, "clean")
     check_labels(noisy, n_classes, "noisy")
-    expect(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}, as clean has", tuple(noisy.shape))
+    require(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}, as clean has", tuple(noisy.shape))
     pairs = clean.flatten().long() * n_classes + noisy.flatten().long()
     counts = pairs.bincount(minlength=n_classes ** 2).reshape(n_classes, n_classes).double()
     seen = counts.sum(1, keepdim=True)
@@ -223,7 +223,7 @@ def standard_error(
 ) -> Tensor: # (C, C), float64; 0 where T is 0 or 1, infinite where the class has no samples
     "How far an entry of the realised T typically lies from `T`."
     check_transition(T)
-    expect(T.ndim == 2, "T", "one matrix", f"shape {tuple(T.shape)}")
+    require(T.ndim == 2, "T", "one matrix", f"shape {tuple(T.shape)}")
     check_labels(clean, len(T), "clean")
     counts = clean.flatten().long().bincount(minlength=len(T))
     variance = (T * (1 - T)).to(counts.device).double()
@@ -231,8 +231,8 @@ def standard_error(
 
 # %% ../nbs/02_noise.ipynb #52b6b728
 def _check_images(x, argument):
-    expect(isinstance(x, Tensor) and not x.is_complex() and x.ndim > 1, argument, "a tensor of shape (N, ...)", kind(x))
-    expect(not x.is_floating_point() or bool(x.isfinite().all()), argument, "finite numbers", "NaN or infinity")
+    require(isinstance(x, Tensor) and not x.is_complex() and x.ndim > 1, argument, "a tensor of shape (N, ...)", kind(x))
+    require(not x.is_floating_point() or bool(x.isfinite().all()), argument, "finite numbers", "NaN or infinity")
 
 def open_set(
     images: Tensor, # (N, ...)
@@ -245,10 +245,10 @@ def open_set(
     _check_generator(generator)
     for name, x in dict(images=images, outside=outside).items(): _check_images(x, name)
     same = outside.shape[1:] == images.shape[1:] and outside.dtype == images.dtype
-    expect(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}, as images have", kind(outside))
+    require(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}, as images have", kind(outside))
     replaced = torch.rand(len(images), generator=generator, device=generator.device) < rate
     order = torch.randperm(len(outside), generator=generator, device=generator.device)[:replaced.sum()]
-    expect(len(order) == replaced.sum(), "outside", f"at least {replaced.sum()} images", len(outside))
+    require(len(order) == replaced.sum(), "outside", f"at least {replaced.sum()} images", len(outside))
     images = images.clone()
     images[replaced.to(images.device)] = outside[order.to(outside.device)].to(images.device)
     return images, replaced.to(images.device)
@@ -256,10 +256,10 @@ def open_set(
 # %% ../nbs/02_noise.ipynb #93bd2daf
 def _check_votes(votes, clean):
     check_labels(votes, 2 ** 31, "votes")
-    expect(votes.ndim == 2 and votes.shape[1] > 0, "votes", "labels of shape (N, people)", kind(votes))
+    require(votes.ndim == 2 and votes.shape[1] > 0, "votes", "labels of shape (N, people)", kind(votes))
     if clean is None: return
     check_labels(clean, 2 ** 31, "clean")
-    expect(clean.shape == votes.shape[:1], "clean", f"shape ({len(votes)},)", kind(clean))
+    require(clean.shape == votes.shape[:1], "clean", f"shape ({len(votes)},)", kind(clean))
 
 def human(
     votes: Tensor, # labels by several people, (N, people)
@@ -268,8 +268,8 @@ def human(
     clean: Tensor | None = None, # true labels, (N,); for "worst" only
 ) -> Tensor: # one vote for each sample, (N,)
     "One label from several people's: a random one, the majority's, or a wrong one where there is one."
-    expect(kind in ("random", "aggregate", "worst"), "kind", "random, aggregate or worst", repr(kind))
-    expect(kind != "worst" or clean is not None, "clean", "the true labels", clean)
+    require(kind in ("random", "aggregate", "worst"), "kind", "random, aggregate or worst", repr(kind))
+    require(kind != "worst" or clean is not None, "clean", "the true labels", clean)
     _check_generator(generator)
     _check_votes(votes, clean)
     score = torch.rand(votes.shape, generator=generator, device=generator.device).to(votes.device)
@@ -291,7 +291,7 @@ def save_noise(
     "Write noisy labels with their T, seed and checksums, as JSON."
     realised(clean, noisy, len(T))
     record = dict(seed=seed, T=T.tolist(), sha256=_digest(noisy, T), clean_sha256=_digest(clean), labels=noisy.tolist())
-    with whole_file(path) as part: part.write_text(json.dumps(record))
+    with atomic_write(path) as part: part.write_text(json.dumps(record))
 
 # %% ../nbs/02_noise.ipynb #a5c202ad
 def load_noise(
@@ -304,6 +304,6 @@ def load_noise(
         noisy, T = torch.tensor(record["labels"], dtype=torch.long), torch.tensor(record["T"], dtype=torch.float64)
         whole = record["sha256"] == _digest(noisy, T)
     except (ValueError, KeyError, TypeError): whole = False
-    expect(whole, str(path), "a whole noise file", "one that is cut or altered")
-    expect(record["clean_sha256"] == _digest(clean), "clean", "the labels this noise was drawn for", "others, or another order")
+    require(whole, str(path), "a whole noise file", "one that is cut or altered")
+    require(record["clean_sha256"] == _digest(clean), "clean", "the labels this noise was drawn for", "others, or another order")
     return noisy, T, record["seed"]

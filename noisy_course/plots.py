@@ -22,7 +22,7 @@ import plotly.io as pio
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from .basics import expect
+from .basics import require
 
 # %% ../nbs/engine/01_plots.ipynb #e7e0aec7
 LOOKS = dict(
@@ -72,7 +72,7 @@ def _check_names(names, argument="names", kind=Hashable):
     listed = isinstance(names, Iterable) and not isinstance(names, (str, bytes)) and getattr(names, "ndim", 1) == 1
     found = list(names) if listed else []
     right = listed and all(isinstance(name, kind) for name in found)
-    expect(right, argument, "names", f"{type(names).__name__} {names}"[:80])
+    require(right, argument, "names", f"{type(names).__name__} {names}"[:80])
     return found
 
 # %% ../nbs/engine/01_plots.ipynb #89f48bbc
@@ -136,7 +136,7 @@ def _shorten(trace):
         numbers = trace[axis] if axis in trace else None
         if isinstance(numbers, np.ndarray) and numbers.dtype == np.float64: trace[axis] = numbers.astype(np.float32)
 
-def _text(value, argument): expect(isinstance(value, str), argument, "a text", f"{type(value).__name__} {value}")
+def _text(value, argument): require(isinstance(value, str), argument, "a text", f"{type(value).__name__} {value}")
 
 def _finish(fig, title, x_label="", y_label="", width=800, height=440, margin=_margin, **more):
     _text(title, "title")
@@ -153,23 +153,23 @@ def _finish(fig, title, x_label="", y_label="", width=800, height=440, margin=_m
 
 # %% ../nbs/engine/01_plots.ipynb #7ef8a627
 def _check_columns(frame, needed, optional=()):
-    expect(isinstance(frame, pd.DataFrame), "frame", "a pandas DataFrame", type(frame).__name__)
+    require(isinstance(frame, pd.DataFrame), "frame", "a pandas DataFrame", type(frame).__name__)
     columns = [*needed, *(c for c in optional if c is not None)]
     missing = [c for c in columns if not isinstance(c, Hashable) or c not in frame]
-    expect(not missing, "frame", f"the columns {missing}", f"the columns {list(frame.columns)}")
-    expect(len(frame) > 0, "frame", "at least one row", "none")
+    require(not missing, "frame", f"the columns {missing}", f"the columns {list(frame.columns)}")
+    require(len(frame) > 0, "frame", "at least one row", "none")
     for c in columns:
         gaps = frame[c].isna().sum()
-        expect(gaps == 0, "frame", f"a value in each row of {c!r}", f"{gaps} missing")
+        require(gaps == 0, "frame", f"a value in each row of {c!r}", f"{gaps} missing")
 
 def _check_numbers(frame, columns, low=-np.inf):
     for c in (c for c in columns if c is not None):
         numbers = pd.to_numeric(frame[c], errors="coerce").to_numpy(float)
         bad = frame[c][~(np.isfinite(numbers) & (numbers > low))]
-        expect(bad.empty, "frame", f"finite numbers{' above 0' * (low == 0)} in {c!r}", bad.head(3).tolist())
+        require(bad.empty, "frame", f"finite numbers{' above 0' * (low == 0)} in {c!r}", bad.head(3).tolist())
 
 def _check_flags(**flags):
-    for name, on in flags.items(): expect(isinstance(on, (bool, np.bool_)), name, "True or False", repr(on))
+    for name, on in flags.items(): require(isinstance(on, (bool, np.bool_)), name, "True or False", repr(on))
 
 def _groups(frame, by): return [("", frame)] if by is None else list(frame.groupby(by, sort=False))
 
@@ -245,10 +245,10 @@ def numbered_points(
     _check_columns(frame, (x, y, by))
     _check_numbers(frame, (x, y, by))
     whole = (frame[by] >= 0) & (frame[by] % 1 == 0)
-    expect(whole.all(), "frame", f"class numbers 0, 1, … in {by!r}", frame[by][~whole].head(3).tolist())
+    require(whole.all(), "frame", f"class numbers 0, 1, … in {by!r}", frame[by][~whole].head(3).tolist())
     last = int(frame[by].max())
     names = [""] * (last + 1) if classes is None else _check_names(classes, "classes")
-    expect(len(names) > last, "classes", f"at least {last + 1} names", len(names))
+    require(len(names) > last, "classes", f"at least {last + 1} names", len(names))
     fig = go.Figure([_numbered(part, x, y, int(number), names[int(number)]) for number, part in frame.groupby(by)])
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
     return _finish(fig, title, width=640, height=560, margin=_margin | dict(l=20, b=20))
@@ -309,7 +309,7 @@ def histogram(
     fig.update_yaxes(rangemode="tozero")
     return _finish(fig, title, x_label, y_label, showlegend=by is not None)
 
-def _check_count(n, argument): expect(isinstance(n, Integral) and n > 0, argument, "a whole number above 0", n)
+def _check_count(n, argument): require(isinstance(n, Integral) and n > 0, argument, "a whole number above 0", n)
 
 # %% ../nbs/engine/01_plots.ipynb #46121518
 _BLUES = ["#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6"]
@@ -319,25 +319,25 @@ def _scale(colors): return [[i / (len(colors) - 1), color] for i, color in enume
 
 def _finite(values, argument, shape):
     try: array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error: expect(False, argument, f"numbers, {shape}", error)
-    expect(array.dtype.kind in "fiub", argument, f"real numbers, {shape}", f"{type(values).__name__} {values}"[:80])
+    except (TypeError, ValueError, RuntimeError) as error: require(False, argument, f"numbers, {shape}", error)
+    require(array.dtype.kind in "fiub", argument, f"real numbers, {shape}", f"{type(values).__name__} {values}"[:80])
     array = array.astype(float)
     fine = np.isfinite(array)
-    expect(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}", f"{fine.size} numbers, {fine.sum()} finite")
+    require(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}", f"{fine.size} numbers, {fine.sum()} finite")
     return array
 
 # %% ../nbs/engine/01_plots.ipynb #24a6a361
 def _matrix(T, argument, low):
     T = _finite(T, argument, "(C, C)")
-    expect(T.ndim == 2, argument, "a matrix", f"shape {T.shape}")
+    require(T.ndim == 2, argument, "a matrix", f"shape {T.shape}")
     fits = low - 1e-5 <= T.min() and T.max() <= 1 + 1e-5
-    expect(fits, argument, f"entries in [{low}, 1]", f"{T.min():g} to {T.max():g}")
+    require(fits, argument, f"entries in [{low}, 1]", f"{T.min():g} to {T.max():g}")
     return T
 
 def _heat(T, classes, low, room):
     T = _matrix(T, "Ts", low)
     classes = classes if classes is None else _check_names(classes, "classes")
-    expect(classes is None or len(classes) >= max(T.shape), "classes", f"{max(T.shape)} names", classes)
+    require(classes is None or len(classes) >= max(T.shape), "classes", f"{max(T.shape)} names", classes)
     names = lambda n: [str(c) for c in (range(n) if classes is None else classes)][:n]
     font = dict(color="#000000", size=min(13, room // max(T.shape) // 2.6))
     return go.Heatmap(z=T, x=names(T.shape[1]), y=names(T.shape[0]), coloraxis="coloraxis", xgap=1, ygap=1,
@@ -356,9 +356,9 @@ def matrices(
 ) -> go.Figure: # heat maps, two in a row
     "Matrices of probabilities side by side, the numbers in the cells."
     listed = hasattr(Ts, "__len__") and not isinstance(Ts, (str, dict)) and getattr(Ts, "ndim", 3) == 3
-    expect(listed, "Ts", "a list of matrices", type(Ts).__name__)
+    require(listed, "Ts", "a list of matrices", type(Ts).__name__)
     titles = _check_names(titles, "titles", str)
-    expect(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one for each of Ts", len(titles))
+    require(len(Ts) == len(titles) > 0, "titles", f"{len(Ts)} titles, one for each of Ts", len(titles))
     _check_flags(signed=signed)
     columns, rows = min(len(Ts), 2), (len(Ts) + 1) // 2
     wide, side = (820, 310) if columns == 2 else (570, 400)
@@ -400,7 +400,7 @@ def gains(
     "Differences in points as a table with coloured cells."
     _check_columns(frame.fillna(0) if isinstance(frame, pd.DataFrame) else frame, ())
     _check_numbers(frame.fillna(0), frame.columns)
-    expect(isinstance(limit, Real) and 0 < limit < np.inf, "limit", "a number above 0", limit)
+    require(isinstance(limit, Real) and 0 < limit < np.inf, "limit", "a number above 0", limit)
     z, look = frame.to_numpy(float), dict(texttemplate="%{text}", textfont_color="#000000", xgap=1, ygap=1)
     look |= dict(colorscale=_scale(_RED_BLUE), zmin=-limit, zmax=limit, colorbar=dict(title="points", thickness=12))
     heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index],
@@ -422,7 +422,7 @@ def ranks(
     "Mean ranks with bars: names whose bars do not meet differ."
     _check_columns(frame, ("rank", "kind"))
     _check_numbers(frame, ("rank",))
-    expect(isinstance(half, Real) and 0 <= half < np.inf, "half", "a number, 0 or more", half)
+    require(isinstance(half, Real) and 0 <= half < np.inf, "half", "a number, 0 or more", half)
     frame = frame.sort_values("rank")
     groups = _groups(frame, "kind")
     looks = method_styles(kind for kind, _ in groups)
@@ -434,9 +434,9 @@ def ranks(
 # %% ../nbs/engine/01_plots.ipynb #5eed2a34
 def _pixels(x):
     try: x = np.asarray(x.cpu() if hasattr(x, "cpu") else x)
-    except (TypeError, ValueError, RuntimeError) as error: expect(False, "x", "uint8 images", error)
+    except (TypeError, ValueError, RuntimeError) as error: require(False, "x", "uint8 images", error)
     ok = x.dtype == np.uint8 and x.size > 0 and (x.ndim == 3 or x.ndim == 4 and x.shape[1] == 3)
-    expect(ok, "x", "uint8 images, (N, H, W) grey or (N, 3, H, W) colour", f"{x.dtype} {x.shape}")
+    require(ok, "x", "uint8 images, (N, H, W) grey or (N, 3, H, W) colour", f"{x.dtype} {x.shape}")
     return 255 - x[..., None] if x.ndim == 3 else x.transpose(0, 2, 3, 1)
 
 def _png(sheet):
@@ -455,7 +455,7 @@ def _sheet(x, columns, below):
 # %% ../nbs/engine/01_plots.ipynb #c3e250ee
 def _lines(captions, n):
     captions = _check_names(captions, "captions")
-    expect(len(captions) == n, "captions", f"{n} texts, one an image", len(captions))
+    require(len(captions) == n, "captions", f"{n} texts, one an image", len(captions))
     return [textwrap.wrap(str(c), 10) or [""] for c in captions]
 
 def _captions(lines, columns, high, wide, below):
@@ -497,7 +497,7 @@ def to_triangle(
 
 def _in_plane(p, argument):
     p = _finite(p, argument, "(..., 3)")
-    expect(p.shape[-1:] == (3,), argument, "three classes, (..., 3)", f"shape {p.shape}")
+    require(p.shape[-1:] == (3,), argument, "three classes, (..., 3)", f"shape {p.shape}")
     return p @ CORNERS
 
 # %% ../nbs/engine/01_plots.ipynb #eff89e76
@@ -506,7 +506,7 @@ def from_triangle(
 ) -> np.ndarray: # probabilities, (..., 3)
     "The three probabilities of a place in the triangle."
     points = _finite(points, "points", "(..., 2)")
-    expect(points.shape[-1:] == (2,), "points", "places in the plane, (..., 2)", f"shape {points.shape}")
+    require(points.shape[-1:] == (2,), "points", "places in the plane, (..., 2)", f"shape {points.shape}")
     x, y = np.moveaxis(points, -1, 0)
     p2 = y / CORNERS[2, 1]
     p1 = x - p2 / 2
@@ -518,7 +518,7 @@ def _coloured(function, label):
     x, y = np.meshgrid(np.linspace(0, 1, 29), np.linspace(0, CORNERS[2, 1], 29))
     p = .94 * from_triangle(np.stack([x, y], -1)) + .02
     z = _finite(function(p), "function", "one for each (..., 3)").astype(np.float32)
-    expect(z.shape == x.shape, "function", f"values {x.shape} for probabilities {p.shape}", f"shape {z.shape}")
+    require(z.shape == x.shape, "function", f"values {x.shape} for probabilities {p.shape}", f"shape {z.shape}")
     return go.Contour(x=x[0], y=y[:, 0], z=z, colorscale=_scale(_BLUES[::-1]), ncontours=14, line_width=.5, hoverinfo="skip",
                       showlegend=False, colorbar=dict(title=label, thickness=12))
 
@@ -550,10 +550,10 @@ def simplex(
     label: str = "loss", # what the function is, with its unit
 ) -> go.Figure: # a triangle
     "Probabilities of three classes as points in a triangle."
-    expect(isinstance(groups, dict), "groups", "a dict of probabilities", type(groups).__name__)
-    expect(len(_check_names(corners, "corners", str)) == 3, "corners", "three names", corners)
+    require(isinstance(groups, dict), "groups", "a dict of probabilities", type(groups).__name__)
+    require(len(_check_names(corners, "corners", str)) == 3, "corners", "three names", corners)
     _text(label, "label")
-    expect(function is None or callable(function), "function", "a function of probabilities", type(function).__name__)
+    require(function is None or callable(function), "function", "a function of probabilities", type(function).__name__)
     ground, looks = [] if function is None else [_coloured(function, label), _outside()], method_styles(groups)
     fig = go.Figure(ground + [_edges()] + [_points(name, p, looks[name]) for name, p in groups.items()])
     for text, (x, y) in zip(corners, CORNERS): fig.add_annotation(x=x, y=y, text=text, showarrow=False, yshift=14 if y else -14)
@@ -572,9 +572,9 @@ def landscape(
 ) -> go.Figure: # level lines on colour
     "A function of two variables as level lines."
     x, y, z = (_finite(a, name, shape) for a, name, shape in ((x, "x", "(X,)"), (y, "y", "(Y,)"), (z, "z", "(Y, X)")))
-    for a, name in ((x, "x"), (y, "y")): expect(a.ndim == 1, name, "numbers in a row", f"shape {a.shape}")
+    for a, name in ((x, "x"), (y, "y")): require(a.ndim == 1, name, "numbers in a row", f"shape {a.shape}")
     _text(z_label, "z_label")
-    expect(z.shape == (len(y), len(x)), "z", f"shape (Y, X) = {(len(y), len(x))}", f"shape {z.shape}")
+    require(z.shape == (len(y), len(x)), "z", f"shape (Y, X) = {(len(y), len(x))}", f"shape {z.shape}")
     fig = go.Figure(go.Contour(x=x, y=y, z=z.astype(np.float32), colorscale=_scale(_BLUES[::-1]), line_width=.7,
                                contours=dict(showlabels=True, labelfont_color="#000000"), colorbar=dict(title=z_label, thickness=12)))
     return _finish(fig, title, x_label, y_label, width=640, height=480)

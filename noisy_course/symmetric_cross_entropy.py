@@ -16,37 +16,37 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .basics import check_count, check_number, expect, kind
-from .losses import LossModule, cross_entropy, look, loss_function, soft_labels
+from .basics import check_count, check_number, kind, require
+from .losses import LossModule, check_values, cross_entropy, loss_function, soft_labels
 from .models import last_hidden
-from .training import Method, Moment
+from .method import Method, TrainingState
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #97a0517e
 def class_accuracy(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
 ) -> dict: # name → percent
     "Test accuracy of every class, as the network is now (Wang et al., Figure 1)."
-    y = moment.dataset.test_y
-    right = moment.probabilities("last", moment.dataset.test_x).argmax(1) == y
-    return {f"class_{c}": 100 * right[y == c].double().mean().item() for c in range(moment.dataset.n_classes)}
+    y = state.dataset.test_y
+    right = state.probabilities("last", state.dataset.test_x).argmax(1) == y
+    return {f"class_{c}": 100 * right[y == c].double().mean().item() for c in range(state.dataset.n_classes)}
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #11f6d49a
 def confidence(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
 ) -> dict: # name → mean softmax of the true class
     "How sure the network is of each class, on its training images with right labels (Wang et al., Figure 4a)."
-    y = moment.dataset.train_y
-    p, wrong = moment.probabilities("last"), moment.dataset.wrong(moment.run.labels.to(y.device))
+    y = state.dataset.train_y
+    p, wrong = state.probabilities("last"), state.dataset.wrong(state.run.labels.to(y.device))
     own = p.gather(1, y[:, None])[:, 0]
-    return {f"sure_{c}": own[~wrong & (y == c)].mean().item() for c in range(moment.dataset.n_classes)}
+    return {f"sure_{c}": own[~wrong & (y == c)].mean().item() for c in range(state.dataset.n_classes)}
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #3e716862
 def true_positives(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
 ) -> dict: # name → images
     "How many training images are put into each class, and how many rightly (Wang et al., Figures 4b and 6b)."
-    y, C = moment.dataset.train_y, moment.dataset.n_classes
-    said = moment.probabilities("last").argmax(1)
+    y, C = state.dataset.train_y, state.dataset.n_classes
+    said = state.probabilities("last").argmax(1)
     counts = dict(predicted=said.bincount(minlength=C), correct=said[said == y].bincount(minlength=C))
     return {f"{name}_{c}": n for name, of in counts.items() for c, n in enumerate(of.tolist())}
 
@@ -171,20 +171,20 @@ def local_intrinsic_dimensionality(
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #82133c68
 def _check_points(x, k):
     floats = isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2
-    expect(floats, "x", "floats of shape (..., N, d)", kind(x))
-    look(lambda: expect(bool(x.isfinite().all()), "x", "finite numbers", "NaN or infinity"))
+    require(floats, "x", "floats of shape (..., N, d)", kind(x))
+    check_values(lambda: require(bool(x.isfinite().all()), "x", "finite numbers", "NaN or infinity"))
     check_count(k, "k", 1, x.shape[-2] - 1)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #70b26c4f
 def dimensionality(
-    moment: Moment, # after an epoch
+    state: TrainingState, # after an epoch
     samples: int = 1280, # training images to look at
     size: int = 128, # images among which neighbours are sought
     k: int = 20, # neighbours
 ) -> dict: # lid
     "Mean local intrinsic dimensionality of the last hidden layer."
-    network, images = moment.module("last")[0], moment.dataset.train_x[:samples]
-    each = [local_intrinsic_dimensionality(last_hidden(network, moment.dataset.normalise(x)).float(), k) for x in images.split(size) if len(x) > k]
+    network, images = state.module("last")[0], state.dataset.train_x[:samples]
+    each = [local_intrinsic_dimensionality(last_hidden(network, state.dataset.normalise(x)).float(), k) for x in images.split(size) if len(x) > k]
     return dict(lid=torch.cat(each).mean().item())
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #19d4fd0c
@@ -203,8 +203,8 @@ def check_lids(
 ) -> None:
     "Raise a ValueError unless dimensionalities are positive, or NaN where they are still to come."
     floats = isinstance(lids, Tensor) and lids.is_floating_point() and lids.ndim > 0
-    if not floats: expect(False, "lids", "floats of shape (..., epochs)", kind(lids))
-    look(lambda: expect(bool((lids.isnan() | (lids > 0)).all()), "lids", "positive numbers, or NaN for epochs to come", lids))
+    if not floats: require(False, "lids", "floats of shape (..., epochs)", kind(lids))
+    check_values(lambda: require(bool((lids.isnan() | (lids > 0)).all()), "lids", "positive numbers, or NaN for epochs to come", lids))
 
 def label_weight(
     lids: Tensor, # of the epochs so far, NaN for those to come, (..., epochs)
@@ -226,7 +226,7 @@ def d2l(
     if lids is None: return cross_entropy.each(logits, target)
     check_lids(lids)
     given = soft_labels(logits, target)
-    if lids.shape[:-1] != logits.shape[:-2]: expect(False, "lids", f"shape {(*logits.shape[:-2], 'epochs')}", kind(lids))
+    if lids.shape[:-1] != logits.shape[:-2]: require(False, "lids", f"shape {(*logits.shape[:-2], 'epochs')}", kind(lids))
     said = soft_labels(logits, logits.argmax(-1))
     a = label_weight(lids)[..., None, None].to(given.dtype)
     return cross_entropy.each(logits, a * given + (1 - a) * said)
@@ -236,12 +236,14 @@ def d2l_method(
 ) -> Method: # for the engine
     "D2L: measure the dimensionality after every epoch, and mix the labels accordingly."
     check_count(epochs, "epochs")
-    def measure(moment):
-        "Write down this epoch's dimensionality."
-        lids = moment.memory["lids"].clone()
-        lids[moment.epoch - 1] = dimensionality(moment)["lid"]
-        return dict(lids=lids)
-    return Method("d2l", d2l, memory=lambda run, C: dict(lids=torch.full((epochs,), torch.nan)), between=measure)
+    unknown = lambda run, C, epochs: dict(lids=torch.full((epochs,), torch.nan))
+    values = dict(epochs=epochs)
+    return Method("d2l", d2l, run_state=unknown, on_epoch_end=_measure, hyperparameters=values, title="D2L")
+
+def _measure(state):
+    lids = state.run_state["lids"].clone()
+    lids[state.epoch - 1] = dimensionality(state)["lid"]
+    return dict(lids=lids)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #78630cd0
 class ReverseCrossEntropyLoss(LossModule):
@@ -281,9 +283,12 @@ class LabelSmoothingLoss(LossModule):
         check_smoothing(smoothing)
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #3eaff20a
+_weights = dict(alpha=.1, beta=1., A=-4.)
 METHODS = {m.name: m for m in [
-    Method("label_smoothing", label_smoothing), d2l_method(50), Method("reverse_cross_entropy", reverse_cross_entropy),
-    *(Method(loss.__name__, partial(loss, alpha=.1, beta=1.)) for loss in (symmetric_cross_entropy, label_smoothing_sl))]}
+    Method("label_smoothing", label_smoothing), d2l_method(50),
+    Method("reverse_cross_entropy", reverse_cross_entropy, hyperparameters=dict(A=-4.), title="reverse CE"),
+    Method("symmetric_cross_entropy", symmetric_cross_entropy, hyperparameters=_weights, title="symmetric CE"),
+    Method("label_smoothing_sl", label_smoothing_sl, hyperparameters=_weights, title="LSR + SL")]}
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #0e92966d
 def same_class_neighbours(
@@ -293,19 +298,19 @@ def same_class_neighbours(
 ) -> float: # in [0, 1]
     "The share of the nearest neighbours that have a point's own class."
     _check_points(x, k)
-    expect(isinstance(y, Tensor) and y.shape == x.shape[:1] and x.ndim == 2, "y", f"classes of shape ({len(x)},), one for each row of x", kind(y))
+    require(isinstance(y, Tensor) and y.shape == x.shape[:1] and x.ndim == 2, "y", f"classes of shape ({len(x)},), one for each row of x", kind(y))
     near = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf).topk(k, largest=False).indices
     return (y[near] == y[:, None]).double().mean().item()
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #7e58168c
 def embedding(
-    moment: Moment, # after the last epoch
+    state: TrainingState, # after the last epoch
     images: int = 1000, # of the test set
 ) -> dict: # name → number: two coordinates and the class of each image, and the share of same-class neighbours
     "The last hidden layer on test images, laid out in the plane by t-SNE (Wang et al., Figures 2 and 7)."
     from sklearn.manifold import TSNE
-    network, y = moment.module("last")[0], moment.dataset.test_y[:images]
-    seen = torch.cat([last_hidden(network, moment.dataset.normalise(x)).float() for x in moment.dataset.test_x[:images].split(200)])
+    network, y = state.module("last")[0], state.dataset.test_y[:images]
+    seen = torch.cat([last_hidden(network, state.dataset.normalise(x)).float() for x in state.dataset.test_x[:images].split(200)])
     map_ = torch.from_numpy(TSNE(random_state=0).fit_transform(seen.cpu().numpy()))
     columns = {"tsne_x": map_[:, 0], "tsne_y": map_[:, 1], "tsne_class": y}
     numbers = {f"{name}[{i}]": v for name, of in columns.items() for i, v in enumerate(of.tolist())}

@@ -22,10 +22,14 @@ from torch import nn
 from torchvision import models
 
 from noisy_course import data, image_files
-from noisy_course.comparison import COLUMNS, SETTING
+from noisy_course.basics import SETTING
+from noisy_course.data import Dataset
+from noisy_course.lab.results import COLUMNS
+from noisy_course.losses import cross_entropy
+from noisy_course.method import Method, Recipe, Run
 
 MODULES = ("basics", "noise", "losses", "models", "loss_correction", "generalized_cross_entropy", "symmetric_cross_entropy", "nnaqc", "joint_optimization",
-           "data", "image_files", "plots", "head_to_head", "distributed")
+           "data", "image_files", "plots", "head_to_head", "distributed", "method", "training")
 C, N, F64 = 4, 6, torch.float64
 
 def seeded(): return torch.Generator().manual_seed(0)
@@ -33,6 +37,15 @@ def seeded(): return torch.Generator().manual_seed(0)
 Z, Y = torch.randn(N, C, generator=seeded()), torch.arange(N) % C
 P, T = Z.softmax(-1), torch.eye(C, dtype=F64) * .6 + .1
 NUMBER, COUNT, CHOICE, FLAG, TENSOR, CALL, OTHER = "number", "count", "choice", "flag", "tensor", "call", "other"
+
+PLAIN = Method("plain", cross_entropy)
+SMALL = Dataset("small", torch.zeros(20, 3), torch.arange(20) % C, torch.zeros(8, 3), torch.arange(8) % C, tuple("abcd"),
+                extra=dict(train_checked=torch.arange(20) < 9))
+
+def a_function(*args): return None
+
+HOOKS = ("loss_arguments", "sample_state", "run_state", "on_batch_end", "on_epoch_end", "penalty", "batch", "estimate", "relabel", "samples",
+         "augment", "epoch_metrics", "final_metrics", "schedule", "progress")
 
 GOOD = { # argument → (kind, a good value)
     "logits": (TENSOR, Z), "noisy_logits": (TENSOR, Z), "log_p": (TENSOR, P.log()), "both": (TENSOR, torch.stack([Z, Z], -2)),
@@ -51,8 +64,16 @@ GOOD = { # argument → (kind, a good value)
     "reduction": (CHOICE, "mean"), "kind": (CHOICE, "random"), "on": (CHOICE, "weights"), "dataset": (CHOICE, "mnist"),
     "generator": (OTHER, None), "layer": (CALL, None), "make": (CALL, None), "fit": (CALL, lambda loss: lambda x: x), "correction": (CALL, lambda logits, labels, T: 0), "network": (CALL, None),
     "model": (CALL, None), "flips": (OTHER, [(0, 1)]), "classes": (OTHER, [0, 1, 2]), "edges": (OTHER, (1., .5, 0.)), "path": (OTHER, None), "ignore_index": (COUNT, -100),
+    **dict.fromkeys(HOOKS, (CALL, a_function)), "loss": (CALL, cross_entropy), "build": (CALL, lambda g: nn.Linear(3, C)),
+    "optimizer": (CALL, lambda parameters: torch.optim.SGD(parameters, lr=.1)), "name": (CHOICE, "a name"), "title": (CHOICE, "a title"), "purpose": (CHOICE, "order"),
+    "select": (CHOICE, "valid_loss"), "precision": (CHOICE, "fp32"), "method": (OTHER, PLAIN), "first": (OTHER, PLAIN), "hyperparameters": (OTHER, {}),
+    "first_stage": (OTHER, None), "recipe": (OTHER, Recipe(epochs=1)), "folder": (OTHER, None), "init_state": (OTHER, {"x": Z}), "parameters": (OTHER, [nn.Parameter(Z)]),
+    "runs": (OTHER, [Run(PLAIN, torch.arange(20) % C)]), "min_epochs": (COUNT, 0), "split_seed": (COUNT, 0), "batch_size": (COUNT, 8), "runs_at_once": (COUNT, 1),
+    "valid_fraction": (NUMBER, .2), "lr": (NUMBER, .1), "eps": (NUMBER, 1e-6), "found_labels": (TENSOR, P),
     "dim": (COUNT, -1), "device": (OTHER, "cpu"), "dtype": (OTHER, torch.float32)}
 OWN = { # where a name means something else
+    **{(f, "dataset"): (OTHER, SMALL) for f in ("verified_mask", "unverified_mask", "train")}, ("Method", "network"): (CALL, lambda build: build),
+    ("Method", "layer"): (CALL, lambda C: nn.Identity()), ("Run", "labels"): (TENSOR, Y),
     ("DropoutNoiseLayer", "p"): (NUMBER, .5), ("Dropout", "p"): (NUMBER, .5), ("log_labels", "q"): (TENSOR, P), ("moved", "x"): (TENSOR, T), ("exact", "x"): (TENSOR, T),
     ("truncated_gce", "k"): (NUMBER, .5), ("weighted_gce", "k"): (NUMBER, .5), ("TruncatedGCELoss", "k"): (NUMBER, .5), ("check_k", "k"): (NUMBER, .5), ("pruned", "k"): (NUMBER, .5),
     ("LinearNoiseLayer", "start"): (NUMBER, .9), ("weighted_gce", "weight"): (TENSOR, torch.ones(N)), ("asymmetric", "kind"): (CHOICE, "sentence"),
@@ -173,6 +194,9 @@ NOT_FOR_USERS = { # name → why bad values of it are not tried
     **dict.fromkeys(("class_accuracy", "confidence", "true_positives", "beliefs", "dimensionality", "embedding", "prune", "relabel", "recovery", "label_accuracy",
                      "labels_found", "step_one_loss", "step_two_loss", "nnaqc_of_both", "Beside", "turned", "label_weight"), "called by the engine with what it made itself"),
     **dict.fromkeys(("save_noise", "load_noise", "recorded"), "files: test_noise"),
+    **dict.fromkeys(("stages", "TrainingState", "Trainer", "Trained", "partition", "train_together", "same_run", "first_stage_runs", "first_stage_of", "with_first_stage",
+                     "rounds", "has_first_stages", "run_epochs", "train_rounds", "counter", "check_runs", "check_run", "check_method", "check_recipe", "check_epochs"),
+                    "what `train` is made of"),
     **dict.fromkeys(("AddChannel", "ResidualBlock", "last_hidden"), "parts of networks"),
     **dict.fromkeys(("gathered", "DistributedTrainer", "joined", "train_distributed", "check_distributed"), "in processes that torchrun started, with what the engine checked: test_distributed")}
 
@@ -273,6 +297,8 @@ def bad(kind, value):
 
 FINE = { # (function or *, argument, word): a bad value that is a good one there
     ("mix_with_identity", "T", "too many"), ("invert", "T", "too many"), ("estimate_transition", "probs", "too many"), ("update_soft", "past", "flat"),
+    ("*", "name", "text"), ("*", "title", "text"), ("*", "purpose", "text"), ("train", "folder", "text"), ("generator", "seed", "low"), ("Run", "seed", "low"),
+    ("Run", "split_seed", "low"), *(("Run", "found_labels", word) for word in ("NaN", "infinite")), # of a first stage that diverged
     ("*", "ignore_index", "low"), ("*", "dim", "low"), ("*", "A", "low"), ("*", "x", "too many"), ("*", "scale", "low"),
     ("entropy_loss", "logits", "too many"), ("prior_loss", "logits", "too many"), ("*", "losses", "any"), ("realised", "clean", "flat"),
     ("corrupt", "labels", "flat"), ("corrupt", "labels", "too many"), ("standard_error", "clean", "flat"), ("standard_error", "clean", "too many"),

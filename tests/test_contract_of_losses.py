@@ -271,7 +271,7 @@ def test_automatic_percentile_of_rare_classes():
 def test_methods_choose_their_percentile_by_the_classes():
     T_ = noise.symmetric(40, .3)
     seen = torch.eye(40, dtype=F64).repeat(50, 1) @ T_
-    for method in ("forward_estimated", "backward_estimated"): torch.testing.assert_close(loss_correction.METHODS[method].estimate(seen), T_)
+    for method in ("forward_estimated", "backward_estimated"): torch.testing.assert_close(loss_correction.METHODS[method].hook("estimate")(seen), T_)
     torch.testing.assert_close(loss_correction.two_stage(lambda loss: lambda x: x.log(), seen, loss_correction.forward_cross_entropy)[1], T_)
 
 def test_classes_without_labels_and_shares_warn():

@@ -19,7 +19,7 @@ from torch import nn
 from noisy_course import distributed, noise, training
 from noisy_course.lab import batch, grid, job
 from noisy_course.data import Dataset, random_flip
-from noisy_course.distributed import Team, check_team, devices, joined, launch, train_team
+from noisy_course.distributed import DistributedTrainer, check_distributed, devices, joined, launch, train_distributed
 from noisy_course.image_files import read_clothing1m
 from noisy_course.models import MLP, Dropout, initialise
 from noisy_course.lab.protocols import METHODS, method
@@ -34,7 +34,7 @@ def corners(n):
     return Dataset("corners", x[:n], y[:n], x[n:], y[n:], tuple("abcd"))
 
 SGD = partial(torch.optim.SGD, lr=.05, momentum=.9)
-RECIPE = Recipe(epochs=2, batch_size=16, optimizer=SGD, company=1)
+RECIPE = Recipe(epochs=2, batch_size=16, optimizer=SGD, runs_at_once=1)
 DATA, T = replace(corners(113), extra=dict(train_checked=torch.arange(113) < 50)), noise.symmetric(4, .2)  # 102 samples to train on: the last of seven batches has six
 EARLY = dict(epochs=2, prune_start=1, prune_every=1, first_epochs=2, label_start=1, alpha=.8, beta=.5)
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -61,21 +61,21 @@ def every_method(folder):
     "All but one: backward correction by an estimate that a poor network gave multiplies rounding by thousands; its two halves are there."
     return DATA, [run(name, seed) for seed, name in enumerate(METHODS) if name != "backward_estimated"], network, RECIPE
 
-def sure(moment): return dict(sure=moment.probabilities("last").amax(1).mean().item(), tested=moment.probabilities("best", moment.dataset.test_x)[0, 0].item())
+def sure(state): return dict(sure=state.probabilities("last").amax(1).mean().item(), tested=state.probabilities("best", state.dataset.test_x)[0, 0].item())
 
 def watched(folder):
     "Augmented, watched, chosen by clean labels, its first steps by a recipe of their own."
-    recipe = replace(RECIPE, augment=random_flip, watch=sure, select="valid_accuracy_clean")
-    return DATA, [run("joint_optimization"), run("dropout_activations", 1)], network, replace(recipe, first=replace(recipe, epochs=3))
+    recipe = replace(RECIPE, augment=random_flip, epoch_metrics=sure, select="valid_accuracy_clean")
+    return DATA, [run("joint_optimization"), run("dropout_activations", 1)], network, replace(recipe, first_stage=replace(recipe, epochs=3))
 
 def slow(folder): return DATA, [run("symmetric_cross_entropy"), run("forward")], network, replace(RECIPE, epochs=6)
 
 def part(case, device, folder, *options):
     "In each of several processes: train a case, slowly and in vain from an epoch on where one is named."
     torch.set_num_threads(1)
-    training.train_company = partial(training.train_company, patience=0.)
+    training.train_with_checkpoints = partial(training.train_with_checkpoints, patience=0.)
     stuck = lambda done, total: (done >= int(options[0]) and time.sleep(1e6)) if options else None
-    train_team(*globals()[case](Path(folder)), device, Path(folder) / case, stuck)
+    train_distributed(*globals()[case](Path(folder)), device, Path(folder) / case, stuck)
 
 def code(function, *arguments): return ["-c", f"import sys, test_distributed; test_distributed.{function}(*sys.argv[1:])", *map(str, arguments)]
 
@@ -92,7 +92,7 @@ def assert_close(a, b, tolerance=1e-4):
     wide = [t.curves[~t.curves.metric.str.contains("seconds")].set_index(["run", "epoch", "metric"]).value for t in (a, b)]
     pd.testing.assert_series_equal(*wide, rtol=tolerance, atol=tolerance)
     for i in range(len(a.runs)):
-        select = a.companies[i][0].recipe.select
+        select = a.trainers[i][0].recipe.select
         scores = [t.curves[(t.curves.run == i) & (t.curves.metric == select)].value.to_numpy() for t in (a, b)]
         chosen = [score.argmin() if select == "valid_loss" else score.argmax() for score in scores]
         assert chosen[0] == chosen[1], a.runs[i].method.name
@@ -103,7 +103,7 @@ def assert_close(a, b, tolerance=1e-4):
 def outcome(case, folder):
     "What several processes left, read and not trained."
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(training.Company, "train", None)
+        m.setattr(training.Trainer, "fit_epoch", None)
         return train(*globals()[case](folder), folder=folder / case)
 
 
@@ -120,8 +120,8 @@ def by_two(tmp_path_factory):
 
 def test_photographs_from_files(by_two):
     one, two = train(*clothes(by_two)), outcome("clothes", by_two)
-    (company, _), recipe = one.companies[0], clothes(by_two)[3]
-    assert company.train_rows.shape[1] % recipe.batch_size == 1
+    (trainer, _), recipe = one.trainers[0], clothes(by_two)[3]
+    assert trainer.train_rows.shape[1] % recipe.batch_size == 1
     assert_close(one, two)
     first, last = one.curves.query("metric == 'train_loss' and run == 0").value.iloc[[0, -1]]
     assert last < first - .3
@@ -130,24 +130,24 @@ def test_every_method_of_the_course(by_two):
     one, two = train(*every_method(by_two)), outcome("every_method", by_two)
     assert_close(one, two)
     for a, b in zip(one.runs, two.runs, strict=True): torch.testing.assert_close(a.T, b.T, rtol=0, atol=1e-4)
-    for (a, r), (b, s) in zip(one.companies, two.companies): torch.testing.assert_close(a.moment(r).state, b.moment(s).state, rtol=1e-4, atol=1e-4)
+    for (a, r), (b, s) in zip(one.trainers, two.trainers): torch.testing.assert_close(a.training_state(r).sample_state, b.training_state(s).sample_state, rtol=1e-4, atol=1e-4)
 
 def test_augmentation_what_is_watched_and_recipes_of_first_steps(by_two):
     one, two = train(*watched(by_two)), outcome("watched", by_two)
     assert_close(one, two)
-    assert_close(one.first(0), two.first(0))
-    assert {"sure", "tested", "valid_accuracy_clean"} <= set(two.curves.metric) and one.first(0).curves.epoch.max() == 3
+    assert_close(one.first_stage(0), two.first_stage(0))
+    assert {"sure", "tested", "valid_accuracy_clean"} <= set(two.curves.metric) and one.first_stage(0).curves.epoch.max() == 3
 
 def test_a_part_sees_only_its_pictures(monkeypatch):
     "Of a training batch; when it scores it is given its share already."
-    monkeypatch.setattr(training.Company, "inputs", lambda self, rows, augment=False: rows)
-    team = object.__new__(Team)
-    team.recipe, rows = RECIPE, torch.arange(7)[None]
+    monkeypatch.setattr(training.Trainer, "inputs", lambda self, rows, augment=False: rows)
+    trainer = object.__new__(DistributedTrainer)
+    trainer.recipe, trainer.runs, rows = RECIPE, [run("forward")], torch.arange(7)[None]
     seen = []
     for r in range(3):
-        team.mine = slice(r, None, 3)
-        seen.append(team.inputs(rows, augment=True)[0].tolist())
-        assert team.inputs(rows).tolist() == rows.tolist()
+        trainer.mine = slice(r, None, 3)
+        seen.append(trainer.inputs(rows, augment=True)[0].tolist())
+        assert trainer.inputs(rows).tolist() == rows.tolist()
     assert seen == [[0, 3, 6], [1, 4], [2, 5]]
 
 
@@ -200,11 +200,11 @@ def test_names_of_devices():
 def test_bad_devices(device):
     with pytest.raises(ValueError, match="^device: expected one device, or several"): devices(device)
 
-@pytest.mark.parametrize("recipe, argument", [(Recipe(), "device"), (replace(RECIPE, company=2), "device"), (replace(RECIPE, compiled=True), "compiled"),
-                                              (replace(RECIPE, first=Recipe()), "device")])
-def test_runs_that_train_in_company_are_refused(recipe, argument):
-    check_team("cuda:0", recipe)
-    with pytest.raises(ValueError, match=f"^{argument}: expected"): check_team("cuda:0,cuda:1", recipe)
+@pytest.mark.parametrize("recipe, argument", [(Recipe(), "device"), (replace(RECIPE, runs_at_once=2), "device"), (replace(RECIPE, compiled=True), "compiled"),
+                                              (replace(RECIPE, first_stage=Recipe()), "device")])
+def test_runs_that_train_together_are_refused(recipe, argument):
+    check_distributed("cuda:0", recipe)
+    with pytest.raises(ValueError, match=f"^{argument}: expected"): check_distributed("cuda:0,cuda:1", recipe)
 
 def test_a_device_for_each_process(monkeypatch):
     for k, v in dict(LOCAL_RANK="0", LOCAL_WORLD_SIZE="3").items(): monkeypatch.setenv(k, v)
@@ -215,16 +215,16 @@ def alone(monkeypatch, tmp_path):
     "A group of one process."
     for k, v in dict(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0").items(): monkeypatch.setenv(k, v)
 
-def test_a_team_of_one_is_a_company(alone, tmp_path):
+def test_one_process_is_an_ordinary_trainer(alone, tmp_path):
     case = every_method(None)
     runs = [r for r in case[1] if r.method.name in ("forward_estimated", "unhinged")]
-    assert_close(train_team(DATA, runs, network, RECIPE, "cpu", tmp_path), train(DATA, runs, network, RECIPE), 1e-6)
+    assert_close(train_distributed(DATA, runs, network, RECIPE, "cpu", tmp_path), train(DATA, runs, network, RECIPE), 1e-6)
     assert not torch.distributed.is_initialized()
 
 def test_more_processes_than_samples_to_score(alone, monkeypatch):
     with joined("cpu"):
         monkeypatch.setattr(distributed.distributed, "get_world_size", lambda: 12)
-        with pytest.raises(ValueError, match="^device: expected at most 11 devices"): Team(DATA, [run("forward")], network, RECIPE)
+        with pytest.raises(ValueError, match="^device: expected at most 11 devices"): DistributedTrainer(DATA, [run("forward")], network, RECIPE)
 
 
 # --- a block of an experiment ---
@@ -252,10 +252,10 @@ def test_several_devices_need_a_folder(monkeypatch):
     monkeypatch.setattr(job, "launch", None)
     with pytest.raises(ValueError, match="^results: expected a folder, in which 2 processes"): job.train_on_several(block(), "cpu,cpu", None)
 
-def test_a_batch_that_trains_in_company_is_refused_before_it_starts(tmp_path, monkeypatch):
+def test_a_batch_that_trains_together_is_refused_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_snakemake", None)
     table = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))
-    with pytest.raises(ValueError, match="^device: expected one, as these runs train in company"): batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")
+    with pytest.raises(ValueError, match="^device: expected one, as these runs train together"): batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")
     with pytest.raises(SystemExit, match="^device: expected"):
         batch.main(["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--device", "cuda:0,cuda:1", "--results", str(tmp_path)])
 
@@ -267,7 +267,7 @@ def same_on(device, folder):
     launch(code("part", "normalised", device, folder), 2)
     one = train(*normalised(folder), device="cuda")
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(training.Company, "train", None)
+        m.setattr(training.Trainer, "fit_epoch", None)
         assert_close(one, train(*normalised(folder), device="cuda", folder=folder / "normalised"), 1e-2)
 
 @gpu

@@ -177,7 +177,7 @@ def test_two_steps_in_one_result(two_steps):
     found, train_rows = trained_.runs[1].found_labels, trained_.training_state(1).train_rows
     assert labels.value.iloc[-1] == pytest.approx(100 * (found.argmax(1) == data.train_y)[train_rows].double().mean().item())
     assert joint.seconds.iloc[0] == pytest.approx(joint.loc["seconds"].value.sum() + joint.loc["first_seconds"].value.sum())
-    assert block_runs(hard, data)[0].method.first_stage.on_epoch_end.keywords["top"] == 3
+    assert block_runs(hard, data)[0].method.first_stage.hyperparameters["top"] == 3
 
 def test_learning_rates_of_one_step_and_of_two(two_steps):
     part = TABLES["tanaka2018", "figure2"].part("fashion_mnist", "mlp")
@@ -218,12 +218,12 @@ def test_numbers_of_the_third_paper_reach_their_methods():
     z, y = torch.tensor([[1., 0., 0.]]), torch.tensor([0])
     numbers = dict(alpha=.3, beta=2., A=-5., epochs=7)
     p = z.softmax(-1)[0, 0].item()
-    assert protocols.method("symmetric_cross_entropy", numbers).loss(z, y).item() == pytest.approx(-.3 * np.log(p) + 10 * (1 - p), rel=1e-5)
-    assert protocols.method("forward_sl", numbers).loss(z, y, T=torch.eye(3)).item() == pytest.approx(-np.log(p) + 10 * (1 - p), rel=1e-5)
+    assert protocols.method("symmetric_cross_entropy", numbers).hook("loss")(z, y).item() == pytest.approx(-.3 * np.log(p) + 10 * (1 - p), rel=1e-5)
+    assert protocols.method("forward_sl", numbers).hook("loss")(z, y, T=torch.eye(3)).item() == pytest.approx(-np.log(p) + 10 * (1 - p), rel=1e-5)
     smooth = np.full(3, .1 / 3) + np.array([.9, 0, 0])
     q = z.softmax(-1)[0].numpy()
-    assert protocols.method("label_smoothing_sl", numbers).loss(z, y).item() == pytest.approx(-.3 * (smooth * np.log(q)).sum() - 2 * (q * np.log(smooth)).sum(), rel=1e-5)
-    assert protocols.method("d2l", numbers).run_state(None, 10)["lids"].shape == (7,)
+    assert protocols.method("label_smoothing_sl", numbers).hook("loss")(z, y).item() == pytest.approx(-.3 * (smooth * np.log(q)).sum() - 2 * (q * np.log(smooth)).sum(), rel=1e-5)
+    assert protocols.method("d2l", numbers).hook("run_state")(None, 10)["lids"].shape == (7,)
 
 def test_a_stand_in_is_named_and_keeps_the_schedule():
     block = blocks(plan("zhang2018", "table1", "laptop", dataset="fashion_mnist"))[0]
@@ -265,7 +265,7 @@ def test_labels_that_are_not_true_cannot_be_checked(noise, more, monkeypatch):
 
 def test_numbers_reach_the_early_stages():
     made = protocols.method("cross_entropy_after_forward_estimated", dict(percentile=91.))
-    assert made.first_stage.estimate.keywords["percentile"] == 91 and [m.samples for m in training.stages(made)] == [training.verified_mask, training.unverified_mask, training.unverified_mask]
+    assert made.first_stage.hyperparameters["percentile"] == 91 and [m.samples for m in training.stages(made)] == [training.verified_mask, training.unverified_mask, training.unverified_mask]
     assert protocols.method("linear_noise_layer_after_cross_entropy").first_stage.samples is training.verified_mask
 
 def test_an_estimate_weighs_what_a_stage_sees():
@@ -413,23 +413,23 @@ def test_all_methods_of_a_seed_see_the_same_labels():
 def test_the_percentile_reaches_the_method():
     data = block_data(tiny())
     probabilities = torch.rand(50, 10, dtype=torch.float64).softmax(-1)
-    estimates = [block_runs(tiny(percentile=p), data)[1].method.estimate(probabilities) for p in (97., 100.)]
+    estimates = [block_runs(tiny(percentile=p), data)[1].method.hook("estimate")(probabilities) for p in (97., 100.)]
     assert not torch.equal(*estimates)
 
 def test_the_clip_reaches_backward_correction_alone():
     block, sure = tiny(methods=("cross_entropy", "backward"), clip=1e-2), torch.tensor([[20., 0.]])
     for name, changed in (("cross_entropy", False), ("backward", True)):
         told = dict(T=torch.eye(2)) if name == "backward" else {}
-        clipped, plain = (m.loss(sure, torch.tensor([1]), **told).item() for m in (protocols.method(name, dict(clip=block.clip)), METHODS[name]))
+        clipped, plain = (m.hook("loss")(sure, torch.tensor([1]), **told).item() for m in (protocols.method(name, dict(clip=block.clip)), METHODS[name]))
         assert plain == pytest.approx(20) and clipped == pytest.approx(-np.log(1e-2) if changed else 20)
 
 
 def test_q_and_pruning_reach_their_methods():
     even = torch.zeros(1, 4)
-    loss = lambda name, **numbers: protocols.method(name, numbers).loss(even, torch.tensor([0])).item()
+    loss = lambda name, **numbers: protocols.method(name, numbers).hook("loss")(even, torch.tensor([0])).item()
     assert loss("generalized_cross_entropy", q=1.) == pytest.approx(.75) and loss("generalized_cross_entropy") == pytest.approx((1 - .25 ** .7) / .7)
     assert loss("truncated_gce", q=1.) == pytest.approx(.5)
-    assert protocols.method("truncated_gce", dict(prune_start=3, prune_every=2)).on_epoch_end.keywords == dict(start=3, every=2, k=.5)
+    assert protocols.method("truncated_gce", dict(prune_start=3, prune_every=2)).hyperparameters == dict(start=3, every=2, q=.7, k=.5)
 
 def open_set(**changes):
     "Digits among digits: half of the images come from the same data set."
@@ -878,7 +878,7 @@ def test_every_loss_of_every_table_works_with_the_usual_numbers():
     for name in METHODS:
         made = protocols.method(name, dict(prune_start=1, prune_every=1))
         given, layer = made.loss_arguments(T[None]) if made.loss_arguments else {}, made.layer(4).eval() if made.layer else torch.nn.Identity()
-        assert made.loss(layer(z)[None], y[None], reduction="none", **given).isfinite().all(), name
+        assert made.hook("loss")(layer(z)[None], y[None], reduction="none", **given).isfinite().all(), name
 
 def test_the_code_of_wang_decays_the_rate_and_not_the_weights():
     block = next(b for b in every_block if (b.table, b.decay, b.scale) == ("ablation", "rate", "paper"))

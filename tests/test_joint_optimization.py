@@ -232,9 +232,10 @@ def test_recovery_counts_the_training_part():
 def test_numbers_reach_the_methods():
     numbers = dict(alpha=.3, beta=.2, label_start=5, label_stop=9, top=7)
     soft_, hard = (protocols.method(name, numbers) for name in ("joint_optimization", "joint_hard_optimization"))
-    assert soft_.first_stage.loss.keywords == dict(alpha=.3, beta=.2) and soft_.first_stage.on_epoch_end.keywords == dict(start=5, stop=9, top=None)
-    assert hard.first_stage.on_epoch_end.keywords["top"] == 7 and protocols.method("joint_labels", numbers).on_epoch_end.keywords["start"] == 5
-    prior = lambda name: protocols.method("joint_labels", dict(prior=name)).run_state(Run(None, torch.tensor([0, 0, 1])), 2)["prior"].tolist()
+    assert soft_.first_stage.hyperparameters == dict(start=5, stop=9, alpha=.3, beta=.2, top=None, uniform=True)
+    assert hard.first_stage.hyperparameters["top"] == 7 and protocols.method("joint_labels", numbers).hyperparameters["start"] == 5
+    run = Run(METHODS["joint_labels"], torch.tensor([0, 0, 1]))
+    prior = lambda name: protocols.method("joint_labels", dict(prior=name)).hook("run_state")(run, 2)["prior"].tolist()
     assert prior("") == [.5, .5] and prior("labels") == pytest.approx([2 / 3, 1 / 3])
     assert set(METHODS) == {"joint_optimization", "joint_hard_optimization", "joint_labels"} and WINDOW == 10
 

@@ -113,14 +113,14 @@ def test_class_accuracy_and_confidence():
     said = {0.: torch.eye(3, dtype=F64)[y] * .7 + .1, 1.: torch.eye(3, dtype=F64)[[0, 1, 0, 0, 2, 0]]}
     look = lambda which, inputs=None: said[0. if inputs is None else inputs[0].item()]
     labels = torch.where(torch.arange(12) < 3, (y + 1) % 3, y)
-    state = TrainingState(1, Run(None, labels), {}, look, data)
+    state = TrainingState(1, Run(sce.METHODS["d2l"], labels), {}, look, data)
     assert sce.class_accuracy(state) == dict(class_0=100, class_1=50, class_2=0)
     assert sce.confidence(state) == {f"sure_{c}": pytest.approx(.8) for c in range(3)}
 
 def test_true_positives():
     y = torch.tensor([0, 0, 1, 1, 2, 2])
     said = torch.eye(3)[[0, 1, 1, 1, 1, 0]]
-    state = TrainingState(1, Run(None, y), {}, lambda which: said, Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
+    state = TrainingState(1, Run(sce.METHODS["d2l"], y), {}, lambda which: said, Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
     assert sce.true_positives(state) == dict(predicted_0=2, predicted_1=4, predicted_2=0, correct_0=1, correct_1=2, correct_2=0)
 
 @fast

@@ -15,7 +15,7 @@ from noisy_course.image_files import LOADERS, alexnet_weights, fine_tuned, froze
 from noisy_course.losses import loss_function
 from noisy_course.models import MODELS
 from noisy_course.symmetric_cross_entropy import reverse_cross_entropy
-from noisy_course.method import Method, Recipe, fine_tuned_after, restricted_to, unverified_mask, verified_mask
+from noisy_course.method import Method, Recipe, fine_tuned_after, restricted_to, stages, unverified_mask, verified_mask
 
 
 # How networks are trained
@@ -201,28 +201,23 @@ DATASETS = ["mnist", "fashion_mnist", "cifar10", "cifar100", "imdb", *LOADERS]
 
 # All methods of all papers by name. Some take numbers from the experiment: the percentile of the estimate
 # of $T$, the clip of backward correction, $q$, when to prune, the weights of symmetric cross entropy. These
-# are the numbers, with their usual values, and which of them a loss takes:
+# are their usual values; each method says itself which of them it takes:
 METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS | nnaqc.METHODS | joint_optimization.METHODS
 USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., decay="weights", flips="", outside="", inputs="",
              lr=0., first_epochs=0, label_start=0, label_stop=0, top=0, prior="", checked=0.)
 
-MIXED = ("alpha", "beta", "A")
-TAKEN = dict(backward=("clip",), backward_estimated=("clip",), generalized_cross_entropy=("q",), reverse_cross_entropy=("A",),
-             symmetric_cross_entropy=MIXED, label_smoothing_sl=MIXED, forward_sl=MIXED[1:])
+COLUMNS = dict(start="prune_start", every="prune_every") # hyper-parameters that a table names otherwise
 
 def method(
     name: str, # a key of `METHODS`
-    numbers: dict = {}, # hyper-parameters that are not as in `USUAL`
+    values: dict = {}, # hyper-parameters that are not as in `USUAL`
 ) -> Method:
     "A method with the hyper-parameters of an experiment."
     require(name in METHODS, "method", f"one of {', '.join(METHODS)}", repr(name))
-    given, known = USUAL | numbers, METHODS[name]
-    if name == "d2l": return symmetric_cross_entropy.d2l_method(given["epochs"])
-    if name == "truncated_gce": return generalized_cross_entropy.pruned(given["prune_start"], given["prune_every"], given["q"])
-    if name in joint_optimization.METHODS: return _joint(name, given)
-    if known.warm_start: return replace(known, first_stage=restricted_to(method(known.first_stage.name, numbers), known.first_stage.samples))
-    if known.estimate: known = replace(known, estimate=partial(loss_correction.estimate_transition, percentile=given["percentile"]))
-    return replace(known, loss=partial(known.loss, **{k: given[k] for k in TAKEN[name]})) if name in TAKEN else known
+    known, usual = METHODS[name], USUAL | values
+    if name in joint_optimization.METHODS: return _joint(name, usual)
+    wanted = {n: COLUMNS.get(n, n) for stage in stages(known) for n in stage.hyperparameters}
+    return known.with_hyperparameters(**{n: usual[column] for n, column in wanted.items() if column in usual})
 
 
 # One method of Wang et al. joins what belongs to two chapters, reverse cross entropy on top of forward
@@ -262,7 +257,8 @@ def forward_qc(
 
 
 # Both are forward correction with another loss:
-METHODS |= {loss.__name__: replace(METHODS["forward"], name=loss.__name__, loss=loss) for loss in (forward_sl, forward_qc)}
+METHODS |= {"forward_sl": replace(METHODS["forward"], name="forward_sl", loss=forward_sl, title="forward + SL", hyperparameters=dict(beta=1., A=-4.)),
+            "forward_qc": replace(METHODS["forward"], name="forward_qc", loss=forward_qc, title="forward, T, + QC")}
 
 
 # Three rows of their Table 4 go on with the network of another: cross-entropy on checked labels after a

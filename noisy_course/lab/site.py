@@ -316,7 +316,7 @@ def _equation(text, paper, name, rows, uses):
 
 # Which numbers a method takes from an experiment, beside those that its loss takes:
 LABELS = ("alpha", "beta", "lr", "first_epochs", "label_start", "label_stop")
-NUMBERS_OF = {name: (*protocols.TAKEN.get(name, ()), *(["percentile"] if m.estimate else [])) for name, m in protocols.METHODS.items()} | dict(
+NUMBERS_OF = {name: tuple(m.hyperparameters) for name, m in protocols.METHODS.items()} | dict(
     d2l=("epochs",), truncated_gce=("q", "prune_start", "prune_every"), joint_labels=LABELS, joint_optimization=LABELS, joint_hard_optimization=(*LABELS, "top"))
 
 def numbers(
