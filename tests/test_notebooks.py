@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 notebooks = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 WITHOUT_MODULE = "index", "20_results" # what they use is taught elsewhere
 modules = sorted(PACKAGE.glob("[a-z]*.py"))
-laboratory = sorted((PACKAGE/"lab").glob("[a-z]*.py"))
+laboratory = sorted((PACKAGE/"lab").rglob("[a-z]*.py"))
 
 def name(path): return path.relative_to(ROOT).as_posix()
 each_notebook = pytest.mark.parametrize("path", notebooks, ids=name)

@@ -41,7 +41,12 @@ def published(
 # 0.05. In tests we use 0.05, the most it can have been. That errs on the side of seeing no difference.
 LEAST_STD = .05
 
-def stats(frame, who, suffix=""):
+def stats(
+    frame, # with columns of a side
+    who, # "paper" or "our"
+    suffix="", # of the columns
+):
+    "Mean, std and n of a side, as `welch` wants them."
     mean, std, n = (frame[f"{who}_{c}{suffix}"].to_numpy(float) for c in ("mean", "std", "n"))
     return mean, std.clip(min=LEAST_STD) if who == "paper" else std, n
 
@@ -191,9 +196,26 @@ def orderings(
 # One slip first. Finding (b) speaks of "low asymmetric noise (second column)", but the second column is the
 # symmetric one. On CIFAR, only the symmetric column fits the claim that forward is unbeaten within half a
 # point. So we check that one.
-def spread(w): return w.max(axis=1, skipna=False) - w.min(axis=1, skipna=False)
-def lead(w, ones, others): return w[ones].max(axis=1, skipna=False) - w[others].max(axis=1, skipna=False)
-def without(w, *names): return [m for m in w if m not in names]
+def spread(
+    w, # settings × methods, percent
+):
+    "How far the best and the worst method are apart, in each setting."
+    return w.max(axis=1, skipna=False) - w.min(axis=1, skipna=False)
+
+def lead(
+    w, # settings × methods, percent
+    ones, # names of methods
+    others, # names of methods
+):
+    "By how much the best of some methods leads the best of others."
+    return w[ones].max(axis=1, skipna=False) - w[others].max(axis=1, skipna=False)
+
+def without(
+    w, # settings × methods
+    *names, # of methods
+):
+    "The other methods."
+    return [m for m in w if m not in names]
 
 
 def number(

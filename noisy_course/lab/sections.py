@@ -10,7 +10,11 @@ from noisy_course.lab.results import CELL
 from noisy_course.plots import curves, pretty
 
 
-def banded(points): return points.assign(std=points["std"].fillna(0))
+def banded(
+    points, # with a column std
+):
+    "Points whose band is empty where there was one run."
+    return points.assign(std=points["std"].fillna(0))
 
 
 # Training curves are the same with epochs. They show what the selected epoch hides: a method that first
@@ -52,11 +56,20 @@ def _words(column):
     known = column.dropna().abs()
     return [number(x, ".0f" if (known % 1 == 0).all() else ".2f" if (known >= .01).where(known > 0, True).all() else "g") for x in column]
 
-def frame_table(frame, caption):
+def frame_table(
+    frame, # a data frame
+    caption, # text
+):
+    "A data frame as a table of a page."
     numeric = [pd.api.types.is_numeric_dtype(t) for t in frame.dtypes]
     return dict(caption=caption, head=[str(c).replace("_", " ") for c in frame], rows=list(zip(*(_words(frame[c]) for c in frame))), numeric=numeric)
 
-def drawn(fig, note="", wide=False):
+def drawn(
+    fig, # of plotly
+    note="", # below it
+    wide=False, # as wide as the page
+):
+    "A figure as a value that the page's script draws."
     spec = json.loads(fig.to_json())
     layout = {k: v for k, v in spec["layout"].items() if k not in ("title", "width", "height")} | dict(autosize=True)
     layout["margin"]["t"] = 50 if wide else 20
@@ -64,18 +77,42 @@ def drawn(fig, note="", wide=False):
     tall = fig.layout.height if (fig.layout.height or 0) > 500 else None
     return dict(caption=fig.layout.title.text.replace("<br>", " "), note=note, wide=wide, tall=tall, json=text)
 
-def section(title, *text, tables=(), grids=(), figures=(), level=2, fold=False):
+def section(
+    title, # text
+    *text, # paragraphs
+    tables=(), # from `frame_table`
+    grids=(), # paper, ours and difference
+    figures=(), # from `drawn`
+    level=2, # of the heading
+    fold=False, # whether it opens with a click
+):
+    "A section of a page."
     return dict(title=title, text=[t for t in text if t], tables=list(tables), grids=list(grids), figures=list(figures), level=level, fold=fold)
 
 
-def plus_minus(mean, std): return "" if pd.isna(mean) else number(mean) + ("" if pd.isna(std) else f" ± {std:.1f}")
+def plus_minus(
+    mean, # a number
+    std, # NaN for one run
+):
+    "A mean with its spread, in words."
+    return "" if pd.isna(mean) else number(mean) + ("" if pd.isna(std) else f" ± {std:.1f}")
 
 
-def curve_of(rows, by): return rows.dropna(subset="epoch").groupby([by, "epoch"], sort=False, as_index=False).value.agg(["mean", "std"])
+def curve_of(
+    rows, # of one metric
+    by, # a column that tells lines apart
+):
+    "Mean and std at each epoch."
+    return rows.dropna(subset="epoch").groupby([by, "epoch"], sort=False, as_index=False).value.agg(["mean", "std"])
 
 
 # The second paper's figures: what the network believes, what $q$ does, and open-set noise.
-def at_scales(results, paper, table):
+def at_scales(
+    results, # from `read_results`
+    paper, # its key
+    table, # of it
+):
+    "The runs of a table, for each scale, data set and network: scale, title, note, rows."
     rows = pick(results, paper=paper, table=table)
     for (scale, dataset, model), part in rows.groupby(["scale", "dataset", "model"], sort=False):
         ours, n = listed(part.network[part.network != ""]) or model, part.seed.nunique()
