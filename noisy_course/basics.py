@@ -130,6 +130,3 @@ def pick(
         require(column in frame, column, f"one of the columns {', '.join(map(str, frame))}", repr(value))
         frame = frame[frame[column] == value]
     return frame
-
-# %% ../nbs/engine/00_basics.ipynb #4ef859fd
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

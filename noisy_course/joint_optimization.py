@@ -12,7 +12,6 @@ __all__ = ['WINDOW', 'METHODS', 'classification_loss', 'update_soft', 'check_pro
 import math
 from functools import partial
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -244,8 +243,9 @@ def by_certainty(
     target: Tensor, # soft labels, (N, C)
     clean: Tensor, # true labels, (N,)
     edges: tuple = (1., .99, .95, .9, 0.), # of the largest probability, falling
-) -> pd.DataFrame: # one row a range: low, high, recovery_accuracy in percent, number
+) -> "DataFrame": # one row a range: low, high, recovery_accuracy in percent, number
     "How many labels are how sure, and how many of these are right (Tanaka et al., Tables 12, 13)."
+    import pandas as pd
     check_probabilities(target, "target", 2)
     check_labels(clean, target.shape[1], "clean")
     require(clean.shape == target.shape[:1], "clean", f"shape ({len(target)},)", kind(clean))

@@ -7,7 +7,7 @@ import pytest
 import noisy_course
 
 NAMES = sorted(set(noisy_course.__all__) - {"__version__"})
-HEAVY = ["pandas", "plotly", "scipy", "sklearn", "PIL", "torchvision", "fastcore", "papermill", "IPython", "snakemake"]
+HEAVY = ["pandas", "plotly", "scipy", "sklearn", "PIL", "torchvision", "papermill", "IPython", "snakemake"]
 
 def loaded(statement):
     "Which heavy packages a new Python has loaded after a statement."
@@ -35,3 +35,8 @@ def test_an_unknown_name_is_no_name():
 def test_the_door_itself_loads_nothing():
     assert loaded("import noisy_course") == [] and "torch" not in subprocess.run(
         [sys.executable, "-c", "import sys, noisy_course; print(*sys.modules)"], capture_output=True, text=True, check=True).stdout.split()
+
+LIGHT = [name for name in NAMES if noisy_course._MODULE_OF[name] not in ("data", "training")]
+
+def test_a_loss_needs_pytorch_alone():
+    assert loaded("import noisy_course; " + "; ".join(f"noisy_course.{name}" for name in LIGHT)) == []

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 NBS, PACKAGE = ROOT/"nbs", ROOT/"noisy_course"
 BIN = Path(sys.executable).parent
 notebooks = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-WITHOUT_MODULE = "index", "20_results" # what they use is taught elsewhere
+WITHOUT_MODULE = "index", "01_first_hour", "20_results" # what they use is taught elsewhere
 modules = sorted(PACKAGE.glob("[a-z]*.py"))
 laboratory = sorted((PACKAGE/"lab").rglob("[a-z]*.py"))
 

@@ -69,8 +69,8 @@ MUTANTS = {
         "return (1 - smoothing) * soft_labels(logits, target) +",
         "return soft_labels(logits, target) +"),
     "smoothing: amount ignored": (
-        "smoothed(logits, target, smoothing))\n",
-        "smoothed(logits, target, .1))\n"),
+        "smoothed(logits, target, smoothing))",
+        "smoothed(logits, target, .1))"),
     "smoothed sum: A ignored": (
         "smoothed(logits, target, smoothing), alpha, beta, A)",
         "smoothed(logits, target, smoothing), alpha, beta)"),
