@@ -65,10 +65,10 @@ def update_hard(
     check_labels(labels, probabilities.shape[1])
     if labels.shape != probabilities.shape[:1]: require(False, "labels", f"shape ({len(probabilities)},)", kind(labels))
     labels, type_ = labels.long(), labels.dtype
-    said, surprise = probabilities.argmax(-1), -probabilities.gather(1, labels[:, None])[:, 0].log()
-    differ = said != labels
+    predicted, surprise = probabilities.argmax(-1), -probabilities.gather(1, labels[:, None])[:, 0].log()
+    differ = predicted != labels
     chosen = surprise.masked_fill(~differ, -1.).topk(min(top or len(labels), len(labels))).indices
-    return labels.index_copy(0, chosen, said[chosen]).to(type_)
+    return labels.index_copy(0, chosen, predicted[chosen]).to(type_)
 
 # %% ../nbs/14_joint_optimization.ipynb #befdedd0
 def entropy_loss(

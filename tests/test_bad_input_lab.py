@@ -44,7 +44,7 @@ CALLS = { # function → argument → (kind, a good value)
     heads.league: dict(picked=(FRAME, PICKED)), heads.holm: dict(p=("p-values", np.array([.01, .2]))),
     heads.against: dict(picked=(FRAME, PICKED), rival=(WORD, "cross_entropy")),
     heads.critical_difference: dict(k=(COUNT, 3), n=(COUNT, 4), alpha=(NUMBER, .05)), heads.ranking: dict(picked=(FRAME, PICKED), without=(LIST, ())),
-    heads.advice: dict(picked=(FRAME, PICKED), first_stage=(COUNT, 2)), heads.few_checked: dict(results=(FRAME, H2H), scale=(WORD, "laptop"))}
+    heads.advice: dict(picked=(FRAME, PICKED), first=(COUNT, 2)), heads.few_checked: dict(results=(FRAME, H2H), scale=(WORD, "laptop"))}
 BAD = {
     "any frame": [None, 3, "x", [1]], FRAME: [None, 3, "x", [1], ROWS[[]], {}], WORD: [None, 3, "no such thing", ["mnist"], {}], "any word": [None, 3, ["mnist"]], COUNT: [None, 0, -1, 1.5, "x", True, [1]],
     NUMBER: ["x", [None, "x"], -1e9, np.inf, 1j, {}], FOLDER: [None, 3, "", __file__, "a\0b", {}], LIST: [None, 3, "x", [3], {}],

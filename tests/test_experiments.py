@@ -518,9 +518,16 @@ def flawed(rows):
     yield rows.drop(columns="method"), "is without the columns method"
     yield rows.assign(value="high"), "has something else than numbers in value"
 
+def written_unchecked(rows, folder):
+    "A result file as another program may write it."
+    folder.mkdir()
+    file = folder / f"{rows.block.iloc[0]}.parquet"
+    rows.to_parquet(file, index=False, compression="zstd", write_page_checksum=True)
+    return file
+
 def test_a_result_that_contradicts_itself_is_not_read(tmp_path, rows):
     for i, (bad, why) in enumerate(flawed(rows)):
-        file = write_result(bad, tmp_path / str(i))
+        file = written_unchecked(bad, tmp_path / str(i))
         assert re.search(why, flaw(file)), flaw(file)
         with pytest.raises(ValueError, match=f"^folders: expected .*{file.name}.*; delete it or move it away, and train it again"): read_results(tmp_path / str(i))
         assert missing([tiny()], tmp_path / str(i)) == [tiny()]
@@ -574,7 +581,7 @@ def test_a_results_folder_that_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "results").write_text("no folder")
     monkeypatch.setattr(subprocess, "Popen", never)
     for folder in (tmp_path / "results", tmp_path / "results" / "mine"):
-        with pytest.raises(ValueError, match=f"^results: expected a folder .*{re.escape(str(tmp_path))}"): run_blocks([tiny()], folder)
+        with pytest.raises(ValueError, match=f"^results: expected a folder.*{re.escape(str(tmp_path))}"): run_blocks([tiny()], folder)
     with pytest.raises(SystemExit, match="^results: expected a folder"): main([*TABLE2, "--dataset", "mnist", "--scale", "smoke", "--results", str(tmp_path / "results")])
     assert (tmp_path / "results").read_text() == "no folder"
 

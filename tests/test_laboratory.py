@@ -60,7 +60,7 @@ def test_jindal_on_a_laptop_goes_as_far():
 
 def test_numbers_reach_the_loss():
     even, label = torch.zeros(1, 4), torch.tensor([0])
-    assert [round(method("generalized_cross_entropy", dict(q=q)).loss(even, label).item(), 3) for q in (.1, .7, 1.)] == [1.294, .887, .75]
+    assert [round(method("generalized_cross_entropy", dict(q=q)).hook("loss")(even, label).item(), 3) for q in (.1, .7, 1.)] == [1.294, .887, .75]
 
 def test_unknown_names_are_refused():
     with expect_fail(ValueError, "method: expected one of cross_entropy"): method("gce")

@@ -75,7 +75,8 @@ NOTE = Path(noisy_course.__file__).parent.parent / "packed.json"
 
 def sources() -> str: # in hexadecimal
     "A checksum of the modules and of the notebook that trains a block."
-    files = [*sorted(PACKAGE.rglob("*.py")), NOTEBOOK]
+    modules = (file for file in PACKAGE.rglob("*.py") if WORKFLOW not in file.parents)
+    files = [*sorted(modules), NOTEBOOK]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 def tree() -> dict: # commit, and dirty: whether anything but results differs from it

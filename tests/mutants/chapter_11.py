@@ -37,23 +37,21 @@ MUTANTS = {
         "return truncated_gce.each(logits, target, q, k)",
         "return truncated_gce.each(logits, target, q)"),
     "prune: keeps what is not believed": (
-        "moment.run.labels[:, None])[:, 0] > k).float())",
-        "moment.run.labels[:, None])[:, 0] < k).float())"),
+        "state.run.labels[:, None])[:, 0] > k).float())",
+        "state.run.labels[:, None])[:, 0] < k).float())"),
     "prune: k ignored": (
-        "moment.run.labels[:, None])[:, 0] > k).float())",
-        "moment.run.labels[:, None])[:, 0] > .5).float())"),
-    "prune: the latest network": ('moment.probabilities("best")', 'moment.probabilities("last")'),
+        "state.run.labels[:, None])[:, 0] > k).float())",
+        "state.run.labels[:, None])[:, 0] > .5).float())"),
+    "prune: the latest network": ('state.probabilities("best")', 'state.probabilities("last")'),
     "prune: any class": ("p.gather(1, state.run.labels[:, None])[:, 0] > k", "p.max(1).values > k"),
     "prune: an epoch late": (
         "if not (state.epoch == start or again)",
         "if not (state.epoch == start + 1 or again)"),
-    "prune: counts from 0": ("(state.epoch - start) % every == 0", "moment.epoch % every == 0"),
+    "prune: counts from 0": ("(state.epoch - start) % every == 0", "state.epoch % every == 0"),
     "prune: only once": ("again = every and", "again = False and"),
-    "pruned: q ignored": ("partial(weighted_gce, q=q, k=k)", "partial(weighted_gce, k=k)"),
-    "pruned: k of the loss ignored": ("partial(weighted_gce, q=q, k=k)", "partial(weighted_gce, q=q)"),
-    "pruned: k of pruning ignored": (
-        "partial(prune, start=start, every=every, k=k)",
-        "partial(prune, start=start, every=every)"),
+    "pruned: q ignored": ("dict(start=start, every=every, q=q, k=k)", "dict(start=start, every=every, k=k)"),
+    "pruned: k ignored": ("dict(start=start, every=every, q=q, k=k)", "dict(start=start, every=every, q=q)"),
+    "pruned: start ignored": ("dict(start=start, every=every, q=q, k=k)", "dict(every=every, q=q, k=k)"),
     "pruned: nothing kept at first": (
         "weight=torch.ones(len(run.labels))",
         "weight=torch.zeros(len(run.labels))"),

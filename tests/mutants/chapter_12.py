@@ -121,8 +121,8 @@ MUTANTS = {
         "right[y == c].double().mean()",
         "right[state.probabilities('last', state.dataset.test_x).argmax(1) == c].double().mean()"),
     "accuracy of classes: best network": (
-        'moment.probabilities("last", state.dataset.test_x)',
-        'moment.probabilities("best", state.dataset.test_x)'),
+        'state.probabilities("last", state.dataset.test_x)',
+        'state.probabilities("best", state.dataset.test_x)'),
     "confidence: wrong labels too": ("own[~wrong & (y == c)]", "own[y == c]"),
     "confidence: in any class": (
         'own = p.gather(1, y[:, None])[:, 0]\n    return {f"sure',

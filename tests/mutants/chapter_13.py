@@ -46,7 +46,7 @@ MUTANTS = {
     "engine: order": ("torch.stack([logits, self.layer(logits)], -2)", "torch.stack([self.layer(logits), logits], -2)"),
     "engine: options dropped": ("return nnaqc(*both.unbind(-2), target, **options)", "return nnaqc(*both.unbind(-2), target)"),
     "method: the trace cancels": ('_layered("linear_noise_layer", negative_log_likelihood', '_layered("linear_noise_layer", cross_entropy'),
-    "method: no dropout": ('layer=partial(Beside, DropoutNoiseLayer))]}', 'layer=partial(Beside, NonlinearNoiseLayer))]}'),
+    "method: no dropout": ('layer=partial(Beside, DropoutNoiseLayer), title', 'layer=partial(Beside, NonlinearNoiseLayer), title'),
     "derivative of softmax: sign": ("def J(a): return a.diag() - torch.outer(a, a)", "def J(a): return a.diag() + torch.outer(a, a)"),
     "operator (8): transposed": ("return J(given(p, W)) @ W @ J(p)", "return J(given(p, W)) @ W.mT @ J(p)"),
     "operator (8): one softmax": ("return J(given(p, W)) @ W @ J(p)", "return W @ J(p)"),

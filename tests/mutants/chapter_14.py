@@ -10,7 +10,7 @@ MUTANTS = {
     "soft update: geometric mean": ("return past.mean(0)", "return past.log().mean(0).softmax(-1)"),
     "soft update: over samples": ("return past.mean(0)", "return past.mean(1)"),
     "soft update: sum": ("return past.mean(0)", "return past.sum(0)"),
-    "hard update: the least probable class": ("said, surprise = probabilities.argmax(-1)", "said, surprise = probabilities.argmin(-1)"),
+    "hard update: the least probable class": ("predicted, surprise = probabilities.argmax(-1)", "predicted, surprise = probabilities.argmin(-1)"),
     "hard update: the least surprising first": ("-probabilities.gather(1, labels[:, None])[:, 0].log()", "probabilities.gather(1, labels[:, None])[:, 0]"),
     "hard update: the surest first": ("-probabilities.gather(1, labels[:, None])[:, 0].log()", "-probabilities.amax(-1).log()"),
     "hard update: top ignored": ("topk(min(top or len(labels), len(labels)))", "topk(len(labels))"),
@@ -51,10 +51,18 @@ MUTANTS = {
     "step one: prior ignored": ("joint_loss(logits, target, prior, alpha, beta, reduction)", "joint_loss(logits, target, None, alpha, beta, reduction)"),
     "step two: the given labels": ("classification_loss(logits, labels if target is None else target, reduction)", "classification_loss(logits, labels, reduction)"),
     "step two: cross-entropy": ("return classification_loss(logits, labels if target is None else target, reduction)", "return cross_entropy(logits, labels if target is None else target, reduction)"),
-    "method: alpha ignored": ("partial(step_one_loss, alpha=alpha, beta=beta)", "partial(step_one_loss, beta=beta)"),
-    "method: start ignored": ("partial(relabel, start=start, stop=stop, top=top)", "partial(relabel, start=70, stop=stop, top=top)"),
-    "method: stop ignored": ("partial(relabel, start=start, stop=stop, top=top)", "partial(relabel, start=start, stop=0, top=top)"),
-    "method: top ignored": ("partial(relabel, start=start, stop=stop, top=top)", "partial(relabel, start=start, stop=stop, top=None)"),
+    "method: alpha ignored": (
+        "dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)",
+        "dict(start=start, stop=stop, beta=beta, top=top, uniform=uniform)"),
+    "method: start ignored": (
+        "dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)",
+        "dict(stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)"),
+    "method: stop ignored": (
+        "dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)",
+        "dict(start=start, alpha=alpha, beta=beta, top=top, uniform=uniform)"),
+    "method: top ignored": (
+        "dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)",
+        "dict(start=start, stop=stop, alpha=alpha, beta=beta, top=None, uniform=uniform)"),
     "method: priors swapped": ("torch.full((C,), 1 / C) if uniform else counted", "counted if uniform else torch.full((C,), 1 / C)"),
     "method: an even prior of ones": ("torch.full((C,), 1 / C) if uniform", "torch.full((C,), 1.) if uniform"),
     "certainty: the given class": ("(target.argmax(-1) == clean).double()", "(target.argmin(-1) == clean).double()"),
