@@ -38,7 +38,11 @@ def called(f, z=Z, target=Y, **more):
     label = "soft_target" if "soft_target" in inspect.signature(f).parameters else "target"
     return f(z, **{label: target}, **given)
 
-LOSSES = {f.__name__: f for module in CHAPTERS for f in map(vars(module).get, module.__all__) if is_loss(f)}
+def defined(module):
+    "What a module defines itself."
+    return [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
+
+LOSSES = {f.__name__: f for module in CHAPTERS for f in defined(module) if is_loss(f)}
 LOG = {"negative_log_likelihood"}
 def of_logits(f):
     "A loss of log-probabilities as one of logits."
@@ -152,7 +156,7 @@ def test_signature_says_what_is_taken(name):
 # ---------------------------------------------------------------- modules
 
 PRIOR = torch.tensor([.1, .2, .3, .2, .2], dtype=F64)
-MODULES = {cls.__name__: cls for module in CHAPTERS for cls in map(vars(module).get, module.__all__)
+MODULES = {cls.__name__: cls for module in CHAPTERS for cls in defined(module)
            if inspect.isclass(cls) and issubclass(cls, LossModule) and cls is not LossModule}
 MADE = dict(ForwardCrossEntropyLoss=dict(T=T), BackwardCrossEntropyLoss=dict(T=T), SymmetricCrossEntropyLoss=dict(alpha=.3, beta=.7), JointLoss=dict(prior=PRIOR),
             NNAQCLoss=dict(n_classes=C), NoiseLayerLoss=dict(layer=nnaqc.NonlinearNoiseLayer(C)))

@@ -135,9 +135,9 @@ def test_images_travel_as_a_sheet(shape):
 
 def test_both_sides_of_the_benchmark_do_the_papers_work():
     mnist = data.load("mnist").head(2000, 100)
-    many = speed.company(mnist, 10)
+    many = speed.trainer(mnist, 10)
     assert [run.method.name for run in many.runs] == list(TEN)
-    assert {run.method.name for run in speed.company(mnist, 6, "zhang2018").runs} == set(SIX)
+    assert {run.method.name for run in speed.trainer(mnist, 6, "zhang2018").runs} == set(SIX)
     assert speed.operations(1, (3, 5)) == 2 * 2 * 15
     assert speed.plain_seconds(mnist, batches=2) > 0 and all(v > 0 for v in speed.trainer_seconds(many, batches=2).values())
 

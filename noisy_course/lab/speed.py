@@ -64,7 +64,7 @@ def _timed(steps, n, device="cpu"):
     return (time.perf_counter() - start) / n
 
 
-# The company's side
+# The side of the engine
 
 # As many runs as asked for, spread over the methods of a paper: the ten of Patrini et al., the six of Zhang
 # & Sabuncu, the seven of Wang et al., the nine of Jindal et al., or those that Tanaka et al. compare
