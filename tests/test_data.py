@@ -730,7 +730,7 @@ CALLS = {  # every public function, and the methods, with good arguments
     "Whitened": (data.Whitened, dict(mean=torch.zeros(3, 2, 2), contrast=1., turn=torch.eye(12))),
     "Whitened()": (lambda x: data.Whitened(torch.zeros(3, 8, 8), 1.)(x), dict(x=IMAGES)),
     "read_idx": (data.read_idx, dict(raw=bytes([0, 0, 8, 1, 0, 0, 0, 1, 5]))), "digest": (data.digest, dict(raw=b"a", like="0" * 64)),
-    "checked": (data.verify_checksum, dict(path=__file__, expected=data.digest(Path(__file__).read_bytes()), check=True)),
+    "verify_checksum": (data.verify_checksum, dict(path=__file__, expected=data.digest(Path(__file__).read_bytes()), check=True)),
     "Layout": (Layout, dict(files={}, read=list, parse=bytes)), "Layout.lies_in": (FILE.lies_in, dict(root=".")),
     "setting": (data.setting, dict(key="data", default="")), "folder_setting": (data.folder_setting, dict(key="data")), "roots": (data.roots, dict(folder=".")),
     "mean_image": (data.mean_image, dict(x=IMAGES)), "unpickled": (data.unpickled, dict(raw=b"N.")),

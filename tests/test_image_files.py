@@ -123,7 +123,7 @@ def test_only_the_last_layer_is_new(weights):
 def test_a_block_of_table_3_trains(tmp_path, monkeypatch, weights):
     shop(tmp_path)
     monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
-    monkeypatch.setitem(grid.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
+    monkeypatch.setitem(job.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
     block = next(iter(grid.blocks(grid.plan("wang2019", "table3", "smoke"))))
     assert (block.noise, block.rate, block.samples, len(block.methods)) == ("real", .385, 1000, 6)
     block = job.replace(block, samples=0, methods=("forward", "d2l"))
@@ -148,7 +148,7 @@ def test_a_network_is_fine_tuned_on_checked_labels(tmp_path, monkeypatch, weight
     "Table 4 of Jindal et al., #5 and #10: both methods learn from noisy labels only, cross-entropy goes on with checked ones only."
     shop(tmp_path)
     monkeypatch.setitem(image_files.LOADERS, "clothing1m", lambda part: read_clothing1m(tmp_path, 36, 32, part))
-    monkeypatch.setitem(grid.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
+    monkeypatch.setitem(job.PRETRAINED, "resnet50", (lambda: weights, fine_tuned))
     block = next(iter(grid.blocks(grid.plan("jindal2019", "table4", "smoke", noise="real_then_clean_50k"))))
     assert block.methods == ("cross_entropy_after_forward_estimated", "cross_entropy_after_nnaqc") and (block.samples, block.rate) == (1000, .385)
     block = job.replace(block, samples=60)
@@ -200,7 +200,7 @@ def test_a_block_of_imagenet_trains_what_is_not_frozen(tmp_path, monkeypatch):
         torch.manual_seed(0)
         weights = {n: v for n, v in models.alexnet().state_dict().items() if n.startswith("features")}
     monkeypatch.setitem(image_files.LOADERS, "imagenet", lambda: image_files.imagenet(tmp_path, 72, 64))
-    monkeypatch.setitem(grid.PRETRAINED, "alexnet", (lambda: weights, image_files.frozen_alexnet))
+    monkeypatch.setitem(job.PRETRAINED, "alexnet", (lambda: weights, image_files.frozen_alexnet))
     monkeypatch.setattr(job.noise, "sparse", lambda C, rate, n, g: realised(torch.arange(C), torch.arange(C), C))
     recipe = grid.block_recipe
     monkeypatch.setattr(grid, "block_recipe", lambda block: job.replace(recipe(block), valid_fraction=.2))

@@ -21,7 +21,7 @@ from noisy_course.plots import pretty
 from noisy_course.lab.papers.patrini2017 import FIGURE1, figure1, figure1_points
 from noisy_course.lab.papers.zhang2018 import q_choice, q_figure, runs_by_q, with_q
 from noisy_course.lab.report import *
-from noisy_course.lab.results import CELL, RUN, flaw, read_file, read_results
+from noisy_course.lab.results import CELL, PROVENANCE, RUN, flaw, read_file, read_results
 from noisy_course.lab.sections import curve_points, drawn, training_curves
 
 PAPER = ("patrini2017", "table2")

@@ -32,17 +32,18 @@ BLOCKS = [
 START = """
 import json, os, sys
 from dataclasses import replace
-from noisy_course import data, training
+import torch
+from noisy_course import checkpoints, data
 from noisy_course.lab import job, results
 digits = data.load("mnist")
 few = replace(digits, test_x=digits.test_x[:1000], test_y=digits.test_y[:1000])
 job.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
-training.train_with_checkpoints.__defaults__ = (*training.train_with_checkpoints.__defaults__[:-1], 0.)
-real = training.Trainer.load
-def load(self, path):
-    real(self, path)
-    with open(os.environ["SOAK"] + "/resumed.txt", "a") as file: file.write(f"{path} {self.epoch}\\n")
-training.Trainer.load = load
+checkpoints.train_with_checkpoints.__defaults__ = (*checkpoints.train_with_checkpoints.__defaults__[:-1], 0.)
+real = checkpoints.load
+def load(trainer, path):
+    real(trainer, path)
+    with open(os.environ["SOAK"] + "/resumed.txt", "a") as file: file.write(f"{path} {trainer.epoch}\\n")
+checkpoints.load = load
 chosen = [job.block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))]
 """
 STARTUP = "ipython/profile_default/startup/soak.py"
@@ -53,7 +54,7 @@ def written(rows, folder, write=results.write_result):
 results.write_result = written
 """
 UNDISTURBED = START + """
-training.torch.set_num_threads(1)
+torch.set_num_threads(1)
 for block in chosen:
     dataset = job.block_data(block)
     runs = job.block_runs(block, dataset)

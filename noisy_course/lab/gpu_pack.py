@@ -76,7 +76,8 @@ def place_of(
     name: str, # of a data set
 ) -> tuple | None: # (layout, folder); none if it is not on this machine
     "Where a data set lies, and in which layout."
-    return data.find((data.LAYOUTS | data.HUMAN_LAYOUTS).get(name, ()))
+    layouts = (data.LAYOUTS | data.HUMAN_LAYOUTS).get(name)
+    return data.find(layouts) if layouts else None
 
 
 # Images travel as images. PNG loses nothing, and two neighbouring rows tell it more of each other than they

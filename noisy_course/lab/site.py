@@ -225,7 +225,7 @@ def errata(
 
 # A method is a loss and what goes with it: a noise layer, an estimate, label updates. We follow the
 # functions from there to what they call, as far as it is defined in a paper's chapter.
-FIELDS = "loss", "layer", "estimate", "during", "between", "relabel"
+FIELDS = "loss", "layer", "estimate", "on_batch_end", "on_epoch_end", "penalty", "batch", "relabel"
 
 def _unwrapped(f):
     "A function, and the functions that a partial gives it."
