@@ -14,7 +14,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# `from noisy_course import GeneralizedCrossEntropyLoss, symmetric`: names that fit a screen, each loaded when it is asked for.
+# For `from noisy_course import …`: names that fit a screen, each loaded when it is asked for.
 _NAMES = dict(
     loss_correction="ForwardCrossEntropyLoss BackwardCrossEntropyLoss UnhingedLoss SigmoidLoss SavageLoss "
                     "BootstrapSoftLoss BootstrapHardLoss estimate_transition",

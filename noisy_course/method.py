@@ -50,8 +50,7 @@ class Method:
 
 # %% ../nbs/engine/07_method.ipynb #82325b47
 HOOKS = ("loss", "loss_arguments", "layer", "sample_state", "run_state", "on_batch_end", "on_epoch_end",
-         "penalty", "batch",
-         "network", "estimate", "relabel", "samples")
+         "penalty", "batch", "network", "estimate", "relabel", "samples")
 
 def _check_method(method):
     require(isinstance(method.name, str) and method.name, "name", "a word", repr(method.name))
@@ -79,8 +78,8 @@ def _taken(hook):
 def _check_hyperparameters(method):
     given = method.hyperparameters
     require(isinstance(given, Mapping), "hyperparameters", "a mapping of names to values", kind(given))
-    hooks = [_taken(getattr(method, name)) for name in (*HOOKS,
-                                                        "min_epochs") if callable(getattr(method, name))]
+    functions = [getattr(method, name) for name in (*HOOKS, "min_epochs")]
+    hooks = [_taken(f) for f in functions if callable(f)]
     takes, bound = {n for names, _ in hooks for n in names}, {n for _, names in hooks for n in names}
     for name, value in given.items():
         require(name in takes, "hyperparameters", f"names that a hook of {method.name} takes", repr(name))
@@ -198,10 +197,9 @@ def _check_run(run):
     require(isinstance(run.method, Method), "method", "a Method", kind(run.method))
     y, tensors = run.labels, lambda state: all(isinstance(v, Tensor) for v in state.values())
     numbers = lambda state: isinstance(state, Mapping) and tensors(state)
-    integers = isinstance(y,
-                          Tensor) and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    require(integers and y.ndim == 1 and bool((y >= 0).all()), "labels", "class numbers of shape (N,)",
-            kind(y))
+    other = isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    integers = isinstance(y, Tensor) and not other and y.ndim == 1 and bool((y >= 0).all())
+    require(integers, "labels", "class numbers of shape (N,)", kind(y))
     if run.T is not None: check_transition(run.T)
     require(run.T is None or run.T.ndim == 2, "T", "one matrix, (C, C)", run.T is not None and kind(run.T))
     check_count(run.seed, "seed", -2**63)

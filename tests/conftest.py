@@ -3,8 +3,9 @@
 Processes that a test starts are not moved, so tests that compare with one (test_distributed.py) are for offset 0."""
 import os
 
-import noisy_course.basics # asks Intel's library for strict bits, which is heard only before its first call: test files compute on import
-
 if offset := int(os.environ.get("SEED_OFFSET", 0)):
     import seeds
     seeds.shift(offset)
+
+# It asks Intel's library for strict bits, which is heard only before the library's first call; test files compute on import.
+import noisy_course.basics

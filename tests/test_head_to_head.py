@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from noisy_course.basics import SETTING
+from noisy_course.lab import protocols
+from noisy_course.lab.cells import GENIES, KNOWS_T
 from noisy_course.lab.results import read_results
 from noisy_course.head_to_head import CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference, few_checked, free_choice, holm, league, mean_ranks, over_cross_entropy, ranking, regret, tried
 
@@ -114,3 +116,8 @@ def test_checked_labels_are_sorted_by_the_way_they_are_used():
     each = few.groupby(["way", "lr"]).size().unstack()
     assert each[.01].to_dict() == {"noisy only": 90, "all together": 90, "then checked": 90, "then checked, gently": 90, "checked only": 15} and each[.1].equals(each[.01])
     with pytest.raises(ValueError, match="^results: expected runs with checked labels at scale paper, got none"): few_checked(read_results(RESULTS, course=True), "paper")
+
+def test_who_knows_t():
+    "The lists by which pages and rankings set methods apart say what the methods themselves do."
+    derived = {name for name, method in protocols.METHODS.items() if method.uses_true_T}
+    assert set(TOLD) == derived == {*GENIES} - {"cnn_crf"} and {*KNOWS_T} <= derived

@@ -53,8 +53,6 @@ def stats(
 
 # Is a difference real?
 
-# Why Welch and not Student
-
 def welch(
     mean1, # means, any shape
     std1, # standard deviations with n - 1
@@ -101,7 +99,7 @@ def apart(
 # method that does not. Of the others, the best is set in bold, with all that cannot be told from it.
 # `highlights` computes both for a setting.
 KNOWS_T = ["backward", "forward"]
-GENIES = [*KNOWS_T, "forward_qc", "cnn_crf"]
+GENIES = [*KNOWS_T, "forward_sl", "forward_qc", "cnn_crf"] # the last one is quoted in a table, and not ours
 
 def highlights(
     setting: pd.DataFrame, # one row a method: method, noise, and mean, std, n with the prefix of `who`

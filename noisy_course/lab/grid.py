@@ -80,10 +80,9 @@ def _rows(paper, table, scale):
 # schedule, augmentation), is pinned by a test, which asks for a new `DEFINITION` where it changes. A field
 # that is added later has a default and counts only where it differs, so that adding it does not disown
 # older results.
-DEFINITION = 1
+DEFINITION = 1 # goes up when the same definition comes to mean something else
 
 
-# That number goes up when the same definition comes to mean something else.
 @dataclass(frozen=True)
 class Block:
     "Runs that train together, and the numbers that define them."
@@ -204,7 +203,6 @@ def blocks(
     return [Block(**dict(zip(shared, key)), methods=tuple(part.method.unique()), seeds=tuple(map(int, part.seed.unique()))) for key, part in cuts]
 
 
-# The noisy labels are drawn once a seed and shared by all methods:
 def block_methods(
     block: Block, # to train
 ) -> list: # of Method

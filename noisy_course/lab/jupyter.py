@@ -5,7 +5,14 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 
 from noisy_course.lab.tidy import METADATA
 
-__all__ = ["Notebooks"]
+__all__ = ["Notebooks", "at_hand"]
+
+
+def at_hand() -> dict: # kernelspec and language_info
+    "What JupyterLab writes into a notebook that this Python runs."
+    kernel, language = METADATA["kernelspec"], METADATA["language_info"]
+    return dict(kernelspec=kernel | dict(display_name="Python 3 (ipykernel)"),
+                language_info=language | dict(version=sys.version.split()[0]))
 
 
 class Notebooks(AsyncLargeFileManager):
@@ -16,6 +23,5 @@ class Notebooks(AsyncLargeFileManager):
         model = await super().get(path, content=content, **options)
         if model["type"] != "notebook" or not content: return model
         metadata = model["content"]["metadata"]
-        if metadata.get("kernelspec", {}).get("name") == "python3":
-            metadata.update(METADATA, language_info=METADATA["language_info"] | dict(version=sys.version.split()[0]))
+        if metadata.get("kernelspec", {}).get("name") == "python3": metadata.update(at_hand())
         return model

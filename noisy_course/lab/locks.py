@@ -14,12 +14,6 @@ from noisy_course import data
 from noisy_course.basics import require
 
 
-# A batch
-
-# Snakemake decides which blocks are missing, runs as many at a time as there are workers, retries, and can
-# hand them to a cluster. What is ours: the list of blocks, a progress bar, and two locks. One keeps a
-# second batch out of the same results folder; the other, a block's own, makes a new batch wait for a block
-# that an orphan of a killed one is still training.
 try: import fcntl
 except ModuleNotFoundError: fcntl = None # Windows
 
@@ -54,7 +48,7 @@ def _opened(path):
 # On a machine with several GPUs, `cuda` means any of them. Each has as many places as its share of the
 # `workers`: with four workers on four GPUs a block has a GPU of its own; with eight, two blocks share one,
 # which pays where blocks are small. A place is a lock too, so that a killed block gives it back. Whoever
-# looks for one takes for a state all that are free, keeps one on the GPU with most of them, and lets the
+# looks for one takes for a moment all that are free, keeps one on the GPU with most of them, and lets the
 # others go:
 def _take_place(folder, gpus, share):
     with lock(folder / "search", wait=True):

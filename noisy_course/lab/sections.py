@@ -106,7 +106,6 @@ def curve_of(
     return rows.dropna(subset="epoch").groupby([by, "epoch"], sort=False, as_index=False).value.agg(["mean", "std"])
 
 
-# The second paper's figures: what the network believes, what $q$ does, and open-set noise.
 def at_scales(
     results, # from `read_results`
     paper, # its key

@@ -184,7 +184,7 @@ def write_bench(
 
 # On a GPU
 
-# A GPU trains the papers' convolutional networks, and digits in trainers of hundreds. There the question
+# A GPU trains the papers' convolutional networks, and digits by the hundreds together. There the question
 # is how much of the chip is at work: the arithmetic of an epoch, three times that of all forward passes,
 # over its time, beside the rate of one large product of bfloat16 matrices. (Three times is a little too
 # much, as the first layer needs no gradient of its input.) The plain loop stands beside it, with the same

@@ -1,4 +1,4 @@
-"""Notebooks as they are committed: clean, and as JupyterLab writes them: python -m noisy_course.lab.tidy [NOTEBOOK…]
+"""Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [NOTEBOOK…]
 
 Saving in JupyterLab turns 1.0 into 1 and adds large pictures; figures that are the same get back the picture that was committed."""
 import shutil
@@ -16,7 +16,7 @@ from noisy_course.lab.pictures import PLOTLY, add_pictures, bundles, keep_pictur
 __all__ = ["METADATA", "tidy", "committed", "notebooks_of"]
 
 METADATA = dict(
-    kernelspec=dict(display_name="Python 3 (ipykernel)", language="python", name="python3"),
+    kernelspec=dict(display_name="python3", language="python", name="python3"),
     language_info=dict(codemirror_mode=dict(name="ipython", version=3), file_extension=".py", mimetype="text/x-python", name="python",
                        nbconvert_exporter="python", pygments_lexer="ipython3", version="3.11.7"))
 
@@ -25,7 +25,7 @@ def tidy(
     nb: NotebookNode, # a notebook; it is changed
     known: list[dict] = (), # the data of outputs whose pictures may be kept
 ) -> list[dict]: # the data of the outputs whose figure has no picture
-    "Clean a notebook, give it the metadata that JupyterLab would, and its figures the pictures that are known."
+    "Clean a notebook, give it the metadata of all, and its figures the pictures that are known."
     clean_nb(nb, allowed_cell_metadata_keys=["tags"], clean_ids=False)
     nb.metadata = nbformat.from_dict(METADATA)
     for bundle in bundles(nb): bundle[PLOTLY] = whole_numbers(bundle[PLOTLY])

@@ -77,7 +77,7 @@ FINDINGS = {"table2": [
 # Figure 1 of the paper draws accuracy against the rate $N$ of asymmetric noise, for cross-entropy and its
 # four corrections. We collect the points from the rows of `figure1` and of Table 2, each seed once. Where
 # both have a point, `figure1` counts; where it has no rate 0, the runs without noise stand there.
-FIGURE1 = ["cross_entropy", "backward", "backward_estimated", "forward", "forward_estimated"]
+FIGURE1 = list(CORRECTIONS)
 
 def figure1_points(
     results: pd.DataFrame, # from `read_results`
