@@ -34,7 +34,7 @@ import json, os, sys
 from dataclasses import replace
 import torch
 from noisy_course import checkpoints, data
-from noisy_course.lab import job, results
+from noisy_course.lab import job, results as written_results
 digits = data.load("mnist")
 few = replace(digits, test_x=digits.test_x[:1000], test_y=digits.test_y[:1000])
 job.LOADERS |= dict.fromkeys(["mnist", "fashion_mnist"], lambda: few)
@@ -48,17 +48,17 @@ chosen = [job.block_from(given, set())[0] for given in json.load(open(os.environ
 """
 STARTUP = "ipython/profile_default/startup/soak.py"
 KILLED_AT_THE_END = START + """
-def written(rows, folder, write=results.write_result):
+def written(rows, folder, write=written_results.write_result):
     with open(os.environ["SOAK"] + "/written.txt", "a") as file: file.write(f"{write(rows, folder).name}\\n")
     os.kill(os.getpid(), 9)
-results.write_result = written
+written_results.write_result = written
 """
 UNDISTURBED = START + """
 torch.set_num_threads(1)
 for block in chosen:
     dataset = job.block_data(block)
     runs = job.block_runs(block, dataset)
-    results.write_result(job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
+    written_results.write_result(job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
 """
 BATCH = START + """
 from noisy_course.lab.batch import run_blocks
@@ -136,15 +136,18 @@ def strike(folder, results, rng):
 
 def disturbed(start, folder, results, rng, kills):
     "Start a batch until it ends well, killing up to so many times; what was killed, and when."
-    killed, batch = [], start(BATCH, results)
+    killed, disturbed_by, batch = [], [], start(BATCH, results)
     while batch.poll() != 0:
         if batch.poll() is not None:
+            assert disturbed_by, f"a batch that nothing disturbed failed: {(folder / 'log.txt').read_text()[-2000:]}"
             time.sleep(1)
+            disturbed_by = alive(folder)  # what outlives a killed batch keeps its folder for a while
             batch = start(BATCH, results)
         if len(killed) == kills: batch.wait()
         else:
             kind = moment(results, rng, lambda: batch.poll() is None)
             struck = strike(folder, results, rng) if batch.poll() != 0 else {}
+            if struck: disturbed_by = struck
             if struck: killed.append(struck | dict(moment=kind, batch=results.name, time=time.time()))
             if struck: (folder / "kills.jsonl").open("a").write(json.dumps(killed[-1]) + "\n")
     return killed
