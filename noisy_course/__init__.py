@@ -6,6 +6,7 @@ Modules:
 - `noisy_course.lab.cells`: The cells of published tables, ours beside them, and Welch's test of their difference.
 - `noisy_course.lab.forecast`: How long blocks take on a machine: from what was recorded there, else from the arithmetic of their networks.
 - `noisy_course.lab.grid`: Which runs a table asks for, and which of them train together: plans, blocks and their names.
+- `noisy_course.lab.identity`: What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
 - `noisy_course.lab.job`: One block of runs: its data, noise and networks, how it is trained, and the notebook that trains it.
 - `noisy_course.lab.locks`: Locks and places that the operating system gives back when their holder ends, however it ends.
 - `noisy_course.lab.results`: Result files: where their numbers come from, how they are written, read and checked, and which are missing."""

@@ -45,6 +45,7 @@ class Method:
     min_epochs: int | Callable = 0 # with fewer it would do nothing of its own
     hyperparameters: Mapping = field(default_factory=dict, hash=False) # name → number, text or none
     title: str = "" # for figures; the name if none
+    version: int = 1 # goes up when the method comes to compute something else
 
     def __post_init__(self): _check_method(self)
 
@@ -60,6 +61,7 @@ def _check_method(method):
     _check_optional(method.first_stage, "first_stage", one, "a Method, or None")
     for name in ("keep_layer", "warm_start"): _check_flag(method, name)
     require(isinstance(method.title, str), "title", "text", repr(method.title))
+    check_count(method.version, "version")
     if not callable(method.min_epochs): check_count(method.min_epochs, "min_epochs", 0)
     _check_hyperparameters(method)
 

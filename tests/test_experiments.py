@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import fields, replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from noisy_course import training
-from noisy_course.lab import batch, forecast, grid, job, papers, protocols, results
+from noisy_course.lab import batch, forecast, grid, identity, job, papers, protocols, results
 from noisy_course.lab.batch import main, run_blocks
 from noisy_course.lab.grid import Block, block_recipe, blocks, plan
 from noisy_course.lab.job import block_data, block_from, block_runs, execute_block, execute_planned, note_progress, parameters, train_block
@@ -315,10 +315,10 @@ def test_names_are_distinct_and_fit_for_files():
     assert all(re.fullmatch(r"[\w.=-]{1,120}", name) for name in names)
 
 def test_names_are_stable(monkeypatch):
-    "A published result must be found again: this name may only change with DEFINITION or with the fields of a block."
-    monkeypatch.setattr(grid, "DEFINITION", 1)
+    "A published result must be found again: this name may only change with ENGINE, with the recipe or with the fields of a block."
+    monkeypatch.setattr(identity, "ENGINE", 1)
     block = next(b for b in blocks(plan(*TABLE2, "smoke", dataset="mnist", rate=.6)))
-    assert block.name == "patrini2017_table2_mnist_mlp_asymmetric_0.6_smoke_667cf6bd"
+    assert block.name == "patrini2017_table2_mnist_mlp_asymmetric_0.6_smoke_c3d33687" and block.identities["forward_estimated"] == "db0ed151"
 
 CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", model="lstm", noise="symmetric", rate=.2, samples=301, scale="paper", epochs=3,
                dropout=.2, percentile=100., variant="dropout=0.2", methods=("cross_entropy",), seeds=(0, 1), clip=1e-7, precision="bf16", network="lstm",
@@ -327,9 +327,62 @@ CHANGES = dict(paper="zhang2018", table="figure1", dataset="fashion_mnist", mode
 
 def test_every_field_has_a_change(): assert list(CHANGES) == [f.name for f in fields(Block)]
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_the_name_changes_with_every_field(field):
+@pytest.mark.parametrize("field", sorted(CHANGES.keys() - {"methods", "seeds"}))
+def test_the_name_changes_with_every_field_of_the_setting(field, monkeypatch):
+    monkeypatch.setattr(grid, "block_recipe", lambda block: training.Recipe()) # whatever the field does to it
     assert tiny(**{field: CHANGES[field]}).name != tiny().name == tiny().name
+
+@pytest.mark.parametrize("field", ["methods", "seeds"])
+def test_what_is_run_in_a_setting_is_no_part_of_its_name_but_of_its_checkpoints(field):
+    other = tiny(**{field: CHANGES[field]})
+    assert other.name == tiny().name and other.checkpoints != tiny().checkpoints == tiny().checkpoints
+
+def test_the_seed_of_open_set_noise_is_part_of_its_setting():
+    assert len({tiny(noise="open_set", outside="fashion_mnist", seeds=(seed,)).name for seed in (0, 1)}) == 2
+
+RECIPE_CHANGES = dict(batch_size=512, optimizer=partial(protocols.sgd, lr=1.), schedule=lambda epoch: 1 / (1 + epoch), augment=protocols.crop_and_flip,
+                      valid_fraction=.5, select="valid_accuracy")
+
+@pytest.mark.parametrize("field", RECIPE_CHANGES)
+def test_a_changed_recipe_finds_no_older_result(field, monkeypatch, tmp_path, rows):
+    write_result(rows, tmp_path)
+    assert missing([tiny()], tmp_path) == []
+    part = TABLES[TABLE2].part("mnist", "mlp")
+    changed = replace(part, recipe=replace(part.recipe, **{field: RECIPE_CHANGES[field]}))
+    monkeypatch.setitem(TABLES, TABLE2, replace(TABLES[TABLE2], parts=tuple(changed if p is part else p for p in TABLES[TABLE2].parts)))
+    assert missing([tiny()], tmp_path) == [tiny()]
+
+def test_how_fast_a_recipe_is_trained_is_no_part_of_a_name():
+    recipe = training.Recipe()
+    assert identity.recipe_definition(replace(recipe, runs_at_once=1, compiled=True)) == identity.recipe_definition(recipe)
+    assert identity.recipe_definition(replace(recipe, first_stage=recipe)) != identity.recipe_definition(recipe)
+    fused = replace(recipe, optimizer=partial(torch.optim.SGD, lr=.1, fused=True))
+    assert identity.recipe_definition(fused) == identity.recipe_definition(replace(recipe, optimizer=partial(torch.optim.SGD, lr=.1)))
+
+def test_an_augmentation_has_a_name():
+    with pytest.raises(ValueError, match="^augment: expected a function with a name"): identity.recipe_definition(training.Recipe(augment=lambda x, g: x))
+    assert ["crop_and_flip", [], {}] in identity.recipe_definition(training.Recipe(augment=partial(protocols.crop_and_flip)))
+
+def test_a_method_of_another_version_is_trained_again_alone(monkeypatch, tmp_path, rows):
+    write_result(rows, tmp_path)
+    assert missing([tiny()], tmp_path) == []
+    monkeypatch.setitem(METHODS, "forward_estimated", replace(METHODS["forward_estimated"], version=2))
+    assert missing([tiny()], tmp_path) == [tiny(methods=("forward_estimated",))]
+
+def test_every_stage_and_every_number_is_part_of_what_a_method_is():
+    method = METHODS["joint_optimization"]
+    others = [method, replace(method, version=2), replace(method, first_stage=replace(method.first_stage, version=2)), method.with_hyperparameters(alpha=7.)]
+    assert len({identity.identity(identity.method_definition(m)) for m in others}) == 4
+
+def test_a_block_that_gains_a_method_trains_it_alone_and_keeps_its_rows(tmp_path, rows):
+    write_result(rows, tmp_path)
+    more = tiny(methods=(*tiny().methods, "savage"))
+    assert missing([more], tmp_path) == [tiny(methods=("savage",))]
+    assert missing([tiny(seeds=(0, 1))], tmp_path) == [tiny(seeds=(1,))]
+    path, = run_blocks([more], tmp_path)
+    assert missing([more], tmp_path) == [] and path.name == f"{tiny().name}.parquet"
+    same = lambda frame: frame[~frame.metric.str.contains("seconds")].drop(columns=["seconds", "commit", "dirty"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(same(read_file(path)), same(trained(more)), check_exact=True)
 
 BAD = dict(paper=["patrini"], table=["table3"], dataset=["minst", "cifar100_partial"], model=["mpl", ""], noise=["asymetric", ""], scale=["Paper", ""],
            precision=["fp16", ""], network=["mpl"], decay=["wieghts", ""], flips=["x", "circle"], outside=["mnst"], inputs=["whitend"], prior=["label"], variant=["a/b", "x" * 101, "{x}"],
@@ -358,14 +411,18 @@ def test_published_results_are_of_blocks_that_can_be_made():
     names = {block.name for block in every_block} | {block.name for key in TABLES for scale in SCALES for block in blocks(plan(*key, scale, "bf16"))}
     assert {file.stem for file in files} <= names
 
-def test_the_order_of_methods_and_seeds_is_part_of_the_name():
-    assert tiny(seeds=(0, 1)).name != tiny(seeds=(1, 0)).name
-
-def test_a_result_of_an_older_definition_is_not_reused(tmp_path, monkeypatch, rows):
+def test_a_result_of_an_older_engine_is_not_reused(tmp_path, monkeypatch, rows):
     write_result(rows, tmp_path)
     assert missing([tiny()], tmp_path) == []
-    monkeypatch.setattr(grid, "DEFINITION", grid.DEFINITION + 1)
+    monkeypatch.setattr(identity, "ENGINE", identity.ENGINE + 1)
     assert missing([tiny()], tmp_path) == [tiny()]
+
+def test_every_published_run_is_one_that_a_table_plans():
+    "Rows whose method has another identity now would be trained again, and nobody would be told."
+    planned = {block.name: block for block in [*every_block, *(block for key in TABLES for scale in SCALES for block in blocks(plan(*key, scale, "bf16")))]}
+    for file in (Path(__file__).parents[1] / "results").glob("*.parquet"):
+        runs = pd.read_parquet(file, columns=["method", "identity"]).drop_duplicates()
+        assert dict(runs.itertuples(index=False, name=None)).items() <= planned[file.stem].identities.items(), file.name
 
 def test_every_published_cell_can_be_planned_or_says_why_not():
     cells, lost, total = ["dataset", "model", "method", "noise", "rate"], Counter(), 0
@@ -378,27 +435,6 @@ def test_every_published_cell_can_be_planned_or_says_why_not():
     assert set(lost) == papers.QUOTED and (total, sum(lost.values())) == (1156, 25)
     for paper, table, method in lost:
         with pytest.raises(ValueError, match=f"^method: expected a method that {paper} {table} can be run with, got '{method}', which the paper quotes"): plan(paper, table, method=method)
-
-def told(recipe):
-    "What a recipe does, in words."
-    if recipe is None: return None
-    optimizer = recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
-    numbers = {k: v for k, v in sorted(optimizer.param_groups[0].items()) if k != "params" and isinstance(v, (int, float)) and not isinstance(v, bool) and v}
-    named = lambda f: f and getattr(getattr(f, "func", f), "__name__", str(f))
-    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, type(optimizer).__name__, numbers, [round(recipe.schedule(e), 9) for e in range(recipe.epochs)], named(recipe.augment), told(recipe.first_stage)]
-
-RECIPES = Path(__file__).with_name("recipes.json")
-
-def test_recipes_are_pinned():
-    "A recipe is part of what a published result means, and no hash has it: where this fails on purpose, raise DEFINITION, so that older results are not reused, and delete recipes.json."
-    now = {" ".join([*key, part.dataset, part.model]): sha256(json.dumps(told(part.recipe)).encode()).hexdigest()[:12] for key, grid in TABLES.items() for part in grid.parts}
-    now["definition"] = grid.DEFINITION
-    if not RECIPES.exists():
-        RECIPES.write_text(json.dumps(now, indent=0) + "\n")
-        pytest.fail("recipes.json was missing; it is written now: look at it, and commit it")
-    pinned = json.loads(RECIPES.read_text())
-    assert {k: v for k, v in now.items() if k in pinned} == pinned, "a recipe changed"
-    assert set(now) == set(pinned), "a part is new: delete recipes.json and run this test"
 
 def test_all_methods_of_a_seed_see_the_same_labels():
     block = tiny(methods=("cross_entropy", "forward", "savage"), seeds=(0, 1))
@@ -857,7 +893,7 @@ def test_kill_9_in_the_middle_of_a_block(tmp_path):
             assert process.poll() is None
             time.sleep(.02)
     finally: kill_all(process)
-    checkpoint = torch.load(tmp_path / "checkpoints" / block.name / "first" / "0.pt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "checkpoints" / block.checkpoints / "first" / "0.pt", weights_only=True)
     assert checkpoint["epoch"] == block.epochs and missing([block], tmp_path) == [block]
     rows = pd.read_parquet(execute_block(block, tmp_path))
     same_numbers(rows, trained(block))

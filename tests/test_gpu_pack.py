@@ -21,13 +21,13 @@ import pytest
 import torch
 
 from noisy_course import data
-from noisy_course.lab import gpu_pack, grid, job, results
+from noisy_course.lab import gpu_pack, identity, job, protocols, results
 from noisy_course.data import Layout
 from noisy_course.lab.grid import Block, blocks, plan
 from noisy_course.lab.results import missing, tree, write_result
 from noisy_course.lab.gpu_pack import FIRST, OFFICIAL, copy_course, cut, download_wheels, lacking, main, most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack
 from noisy_course.lab.job import data_of
-from noisy_course.lab.gpu_pack import defined_block, fault, import_results
+from noisy_course.lab.incoming import defined_block, fault, import_results
 from noisy_course.lab.papers import TABLES
 
 def tiny(**changes):
@@ -83,7 +83,10 @@ def test_all_main_tables_are_there():
     for paper, table, dataset, model in value_order(): assert TABLES[paper, table].part(dataset, model)
 
 def test_blocks_with_results_are_not_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "flaw", lambda file: "") # empty files stand for results
+    class Every:
+        "All runs."
+        def __contains__(self, run): return True
+    monkeypatch.setattr(results, "_examined", lambda file, *version: ("", Every())) # empty files stand for results
     one, two = tmp_path / "one", tmp_path / "two"
     todo = most_valuable([])
     assert {b.scale for b in todo} == {"paper"} and (todo[0].dataset, todo[0].model) == ("cifar10", "resnet14")
@@ -330,7 +333,10 @@ def planned(folder, *chosen):
 @pytest.fixture
 def quick(monkeypatch):
     "Blocks that take no time: what each does is a line of Python which knows its `name` and `results`."
-    monkeypatch.setattr(results, "flaw", lambda file: "") # empty files stand for results
+    class Every:
+        "All runs."
+        def __contains__(self, run): return True
+    monkeypatch.setattr(results, "_examined", lambda file, *version: ("", Every())) # empty files stand for results
     def train_as(line):
         monkeypatch.setattr(gpu_pack, "TRAIN", "import sys, time; from pathlib import Path; name, results = sys.argv[2], Path(sys.argv[1]).parent; " + line)
     return train_as
@@ -413,7 +419,7 @@ def damaged(rows):
     single = lambda metric: one & (rows.metric == metric)
     yield "a method is lost", rows[~one | (rows.metric != "accuracy")], "lacks forward_estimated's seed 0, accuracy, epoch 0"
     yield "an epoch is lost", rows[~(single("test_accuracy") & (rows.epoch == 3))], "lacks forward_estimated's seed 0, test_accuracy, epoch 3"
-    yield "a run is lost", rows[~one], "is not what its name says"
+    yield "another method", rows.assign(identity=rows.identity.mask(one, "0" * 8)), "comes from another version, or other hyper-parameters, of forward_estimated"
     yield "rows twice", pd.concat([rows, rows[single("accuracy_last")]]), "has forward_estimated's seed 0, accuracy_last, epoch 0 twice"
     yield "no number", rows.assign(value=rows.value.mask(single("accuracy"))), "has accuracies that are no percentages"
     yield "no percentage", rows.assign(value=rows.value.mask(single("test_accuracy"), 101.)), "has accuracies that are no percentages"
@@ -449,21 +455,33 @@ def test_a_commit_of_another_repository_is_refused(tmp_path, rows):
     file = write_result(rows.assign(commit="f" * 40), tmp_path)
     assert fault(file) == f"comes from commit {'f' * 40}, which this repository does not have"
 
-def test_a_result_of_an_older_definition_is_refused(tmp_path, rows, monkeypatch):
+def test_a_result_of_an_older_engine_or_method_is_refused(tmp_path, rows, monkeypatch):
     file = write_result(rows, tmp_path)
     assert fault(file) == ""
-    monkeypatch.setattr(grid, "DEFINITION", grid.DEFINITION + 1)
-    assert fault(file).startswith("is not what its name says")
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "ENGINE", identity.ENGINE + 1)
+        assert fault(file).startswith("is not what its name says")
+    method, *_ = tiny().methods
+    monkeypatch.setitem(protocols.METHODS, method, replace(protocols.METHODS[method], version=2))
+    assert fault(file) == f"comes from another version, or other hyper-parameters, of {method}"
 
 def test_results_are_added_once_and_never_replaced(tmp_path, rows):
     file = write_result(rows, tmp_path / "back/results")
     told = lambda: import_results(tmp_path / "back", tmp_path / "results")[["outcome", "why"]].iloc[0].tolist()
     assert told() == ["added", ""] and (tmp_path / "results" / file.name).read_bytes() == file.read_bytes()
     assert told() == ["there already", ""]
-    write_result(rows.assign(value=rows.value.where(rows.metric != "valid_loss", 1.)), tmp_path / "back/results")
+    write_result(rows.assign(seconds=1.), tmp_path / "back/results")
     before = (tmp_path / "results" / file.name).read_bytes()
-    assert told() == ["refused", "results has another result of this block"] and (tmp_path / "results" / file.name).read_bytes() == before
+    assert told() == ["refused", "results has another result of these runs"] and (tmp_path / "results" / file.name).read_bytes() == before
     assert [f.name for f in (tmp_path / "results").iterdir()] == [file.name]
+
+def test_a_result_may_gain_runs(tmp_path, rows):
+    first, second = tiny().methods
+    file = write_result(rows[rows.method == first], tmp_path / "results")
+    write_result(rows[rows.method == second], tmp_path / "back")
+    assert import_results(tmp_path / "back", tmp_path / "results").outcome.tolist() == ["added"]
+    pd.testing.assert_frame_equal(pd.read_parquet(file), rows, check_exact=True)
+    assert import_results(tmp_path / "back", tmp_path / "results").outcome.tolist() == ["there already"]
 
 
 # --- the commands ---

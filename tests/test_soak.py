@@ -101,7 +101,7 @@ def kill(chosen):
         try: process.kill()
         except psutil.NoSuchProcess: pass
 
-MOMENTS = dict(any="none", epoch="checkpoints/*/*/*.pt", checkpoint="checkpoints/*/*/.*.part", result=".*.parquet.*.part", end="*.parquet")
+MOMENTS = dict(any="none", epoch="checkpoints/*/*/*/*.pt", checkpoint="checkpoints/*/*/*/.*.part", result=".*.parquet.*.part", end="*.parquet")
 
 def stamps(results, pattern):
     "The files of a pattern, and when they were written."
@@ -120,7 +120,7 @@ def phases(results, living):
     "How far the blocks are that are being trained: name → loading, first, second or finished."
     def phase(name):
         if (results / f"{name}.parquet").exists(): return "finished"
-        return next((stage for stage in ("second", "first") if (results / "checkpoints" / name / stage).exists()), "loading")
+        return next((stage for stage in ("second", "first") if [*results.glob(f"checkpoints/{name}/*/{stage}")]), "loading")
     return {name: phase(name) for name in {words[-1] for role, process, words in living if role == "papermill"}}
 
 def strike(folder, results, rng):

@@ -122,7 +122,7 @@ def _size(block): return n_run_epochs(block)
 def _done(todo, results):
     for block in todo:
         total = _size(block)
-        if (results / f"{block.name}.parquet").exists(): yield total, total
+        if not missing([block], results): yield total, total
         else:
             note = results / "progress" / f"{block.name}.json"
             yield json.loads(note.read_text()) if note.exists() else (0, total)

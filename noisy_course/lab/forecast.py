@@ -129,9 +129,14 @@ def outlook(
     "What is there, what would run, and how long it takes."
     shipped = (data.settings_file() or Path("settings.ini")).parent / "results"
     speed = recorded_speed([results, shipped])
-    todo, ours = missing(blocks, results), missing(blocks, shipped)
-    rows = pd.DataFrame([dict(table=f"{b.paper} {b.table}", dataset=b.dataset, network=b.network or b.model, blocks=1, done=b not in todo, published=b not in ours,
-        run_epochs=n_run_epochs(b) if b in todo else 0, hours=estimate(b, speed, machine) / 3600 / min(workers, len(todo)) if b in todo else 0.,
-        guessed=b in todo and seconds_each(b, speed, machine)[1]) for b in blocks])
+    todo, ours = ({b.name: b for b in missing(blocks, folder)} for folder in (results, shipped))
+    rows = pd.DataFrame([_row(b, todo.get(b.name), speed, machine, min(workers, len(todo))) | dict(published=b.name not in ours) for b in blocks])
     found = rows.groupby(["table", "dataset", "network"], sort=False).agg(lambda c: c.sum(skipna=False)).reset_index()
     return found.assign(guessed=found.guessed > 0)
+
+def _row(block, todo, speed, machine, workers):
+    "A block, and what of it is to do."
+    row = dict(table=f"{block.paper} {block.table}", dataset=block.dataset, network=block.network or block.model, blocks=1, done=todo is None)
+    if todo is None: return row | dict(published=False, run_epochs=0, hours=0., guessed=False)
+    hours, guessed = estimate(todo, speed, machine) / 3600 / workers, seconds_each(todo, speed, machine)[1]
+    return row | dict(published=False, run_epochs=n_run_epochs(todo), hours=hours, guessed=guessed)

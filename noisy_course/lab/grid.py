@@ -1,14 +1,12 @@
 """Which runs a table asks for, and which of them train together: plans, blocks and their names.
 
-Rows of a plan that share data, network, noise and size are a block. Its name ends in a hash of its definition: change a number, and the
-old result is no longer found, hence never reused by mistake. A field that is added later has a default and counts only where it differs,
-so that adding it disowns no older result."""
-import json
+Rows of a plan that share data, network, noise and size are a block. Its name ends in a hash of its setting: change a number or the recipe,
+and the old result is no longer found, hence never reused by mistake. Its methods and seeds are not in the name: a table that gains one
+trains the new runs alone."""
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
-from hashlib import sha256
+from functools import cached_property, partial
 from itertools import product
 
 import numpy as np
@@ -16,7 +14,7 @@ import pandas as pd
 
 from noisy_course import noise
 from noisy_course.basics import check_frame, require
-from noisy_course.lab import protocols
+from noisy_course.lab import identity, protocols
 from noisy_course.lab.papers import KNOWN, QUOTED, TABLES
 from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code, at_scale, scaled,
     shortened)
@@ -75,14 +73,10 @@ def _rows(paper, table, scale):
 # From a plan to blocks
 
 # Rows that share data, network, noise and size train together: that is what makes the engine fast. A
-# block's name ends in a hash of its definition. Change a number, and the old result is no longer found,
-# hence never reused by mistake. What the numbers do not say, the recipe of a table (its optimizer,
-# schedule, augmentation), is pinned by a test, which asks for a new `DEFINITION` where it changes. A field
-# that is added later has a default and counts only where it differs, so that adding it does not disown
-# older results.
-DEFINITION = 1 # goes up when the same definition comes to mean something else
-
-
+# block's name ends in a hash of its setting, recipe and engine, so that what is found under a name was
+# computed in this way. A field that is added later has a default and counts only where it differs, so that
+# adding it does not disown older results. The seed of open-set noise is part of the setting: it chooses
+# which images are replaced.
 @dataclass(frozen=True)
 class Block:
     "Runs that train together, and the numbers that define them."
@@ -125,13 +119,24 @@ class Block:
         for field in fields(self): object.__setattr__(self, field.name, _valid(field, getattr(self, field.name)))
         _check_together(self)
 
-    @property
+    @cached_property
     def name(self) -> str: # of the result file, without its ending
-        "A readable name with a hash of the definition; a field at its default does not count."
-        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        definition = json.dumps([DEFINITION, own], sort_keys=True)
-        words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}", self.variant.replace(", ", "-"), self.scale]
-        return "_".join(w for w in words if w) + "_" + sha256(definition.encode()).hexdigest()[:8]
+        "A readable name with a hash of the setting; a field at its default does not count."
+        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default and f.name not in ("methods", "seeds")}
+        images = self.seeds[0] if self.noise == "open_set" else None
+        setting = identity.identity([identity.ENGINE, own, images, identity.recipe_definition(block_recipe(self))])
+        words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}", self.variant.replace(", ", "-"), self.scale, setting]
+        return "_".join(w for w in words if w)
+
+    @cached_property
+    def identities(self) -> dict: # name of a method → identity
+        "What the runs of each method are known by: its hyper-parameters and its version."
+        return {method.name: identity.identity(identity.method_definition(method)) for method in block_methods(self)}
+
+    @property
+    def checkpoints(self) -> str: # folder, below the one of all checkpoints
+        "Where a training of just these runs leaves its checkpoints."
+        return f"{self.name}/{identity.identity([[*self.identities.items()], self.seeds])}"
 
 
 # Whoever makes a block, a plan or a person, is told of a value that means nothing: a misspelt kind of noise

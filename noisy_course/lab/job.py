@@ -157,6 +157,7 @@ def result_rows(
     shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
     known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
     rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name, **provenance(device, version))
+    rows = rows.assign(identity=rows.method.map(block.identities))
     return rows.astype({"epoch": "Int64", "seed": "int64"})
 
 
@@ -249,7 +250,7 @@ def train_part(
     block, settings = block_from(json.loads(given), set())
     dataset, folder = block_data(block), Path(settings["results"])
     train_distributed(dataset, block_runs(block, dataset), block_network(block, dataset), grid.block_recipe(block), settings["device"],
-               folder / "checkpoints" / block.name, note_progress(folder, block.name))
+               folder / "checkpoints" / block.checkpoints, note_progress(folder, block.name))
 
 
 # A notebook asks for a kernel by name, `python3`, and Jupyter looks that name up: in folders that a
@@ -290,15 +291,16 @@ def execute_block(
     results: str | Path, # folder
     device: str = "cpu", # where to train
 ) -> Path: # the result file
-    "Train a block in its notebook, unless its result is already there."
+    "Train what a block's result lacks, in its notebook."
     require(isinstance(block, Block), "block", "a Block", repr(block))
     check_folder(results, "results")
     check_device(device)
     results = Path(results).resolve()
     path = results / f"{block.name}.parquet"
     with lock(results / "locks" / block.name, wait=True):
-        if not missing([block], results): return path
-        with place(device, results) as free, _notes_in(results): _execute(parameters(block, free, results), results)
+        todo = missing([block], results)
+        if not todo: return path
+        with place(device, results) as free, _notes_in(results): _execute(parameters(*todo, free, results), results)
         shutil.rmtree(results / "checkpoints" / block.name, ignore_errors=True)
     return path
 

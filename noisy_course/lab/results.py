@@ -12,8 +12,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +104,23 @@ def write_result(
     rows: pd.DataFrame, # as `result_rows` gives them
     folder: str | Path, # of the results
 ) -> Path:
-    "Write a block's result file, whole or not at all."
+    "Write a block's runs into its result file, whole or not at all; other runs that it has stay."
     check_frame(rows, "rows", [*RUN, "block", "metric", "epoch", "value"])
     require(rows.block.nunique() == 1, "rows", "the rows of one block", f"{rows.block.nunique()} blocks")
     check_folder(folder, "folder")
     path = Path(folder) / f"{rows.block.iloc[0]}.parquet"
+    if path.exists() and not flaw(path): rows = joined(read_file(path), rows)
     with atomic_write(path) as part: rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
     return path
+
+def joined(
+    old: pd.DataFrame, # rows of a block
+    new: pd.DataFrame, # rows of the same block
+) -> pd.DataFrame:
+    "The rows of both; a run that both have is the new one's."
+    run = ["method", "seed"]
+    again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(new[run]))
+    return pd.concat([old[~again], new], ignore_index=True) if not again.all() else new
 
 
 # Our results are rows
@@ -118,7 +130,7 @@ def write_result(
 # *scale*: `smoke`, `laptop` or `paper`. Nothing below ever averages over scales.
 CELL = [*SETTING, "method"]
 RUN = ["paper", "table", *CELL, "samples", "seed", "scale", "variant"]
-PROVENANCE = ["commit", "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"]
+PROVENANCE = ["identity", "commit", "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"]
 OPTIONAL = ["variant", "network"]
 COLUMNS = [*RUN, "network", "block", "metric", "epoch", "value", *PROVENANCE]
 SCALES = ["paper", "laptop", "smoke"]
@@ -198,13 +210,19 @@ def flaw(
     file: str | Path, # a result
 ) -> str: # e.g. "cannot be read (…)"; empty if there is none
     "What is wrong with a result file."
+    return _examined(*_version(file))[0]
+
+def _version(file):
     there = Path(file).stat()
-    return _flaw(str(file), there.st_size, there.st_mtime_ns)
+    return str(file), there.st_size, there.st_mtime_ns
 
 @cache
-def _flaw(file, *version):
-    try: return _flaw_of(read_file(file))
-    except Exception as error: return f"cannot be read ({error})"
+def _examined(file, *version):
+    "What is wrong with a file, and which runs it has: (method, seed, identity)."
+    try: rows = read_file(file)
+    except Exception as error: return f"cannot be read ({error})", frozenset()
+    found, known = _flaw_of(rows), [c for c in ("method", "seed", "identity") if c in rows]
+    return found, frozenset(rows[known].drop_duplicates().itertuples(index=False, name=None))
 
 def _of_a_block(rows): return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
 
@@ -262,23 +280,29 @@ def read_results(
 def missing(
     blocks: list, # of Block
     results: str | Path, # folder
-) -> list: # of Block
-    "The blocks that have no result yet, or a damaged one."
+) -> list: # of Block, with the methods and seeds that are missing
+    "What of some blocks has no result yet, or a damaged one."
     _check_blocks(blocks)
     check_folder(results, "results")
-    return [block for block in blocks if _lack(Path(results) / f"{block.name}.parquet")]
+    return [part for block in blocks if (part := _missing(block, Path(results) / f"{block.name}.parquet"))]
+
+def _missing(block, file):
+    found, runs = _examined(*_version(file)) if file.exists() else ("is not there", ())
+    if found: return block
+    lost = [(m, s) for m, s in product(block.methods, block.seeds) if (m, s, block.identities[m]) not in runs]
+    methods, seeds = map(dict.fromkeys, zip(*lost)) if lost else ((), ())
+    return replace(block, methods=tuple(methods), seeds=tuple(s for s in block.seeds if s in seeds)) if lost else None
 
 def _check_blocks(blocks):
     require(isinstance(blocks, (list, tuple)) and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks", "a list of Block", repr(blocks)[:80])
-
-def _lack(file): return flaw(file) if file.exists() else "is not there"
 
 def set_aside(
     blocks: list, # of Block, to be trained
     results: str | Path, # folder
 ) -> None:
     "Rename results that are damaged, and say so: they are trained again."
-    for file in [file for file in (Path(results) / f"{block.name}.parquet" for block in blocks) if file.exists()]:
+    files = (Path(results) / f"{block.name}.parquet" for block in blocks)
+    for file in [file for file in files if file.exists() and flaw(file)]:
         kept = file.with_suffix(".damaged")
         print(f"{file} {flaw(file)}; it is trained again, and kept as {kept.name}", file=sys.stderr)
         file.replace(kept)
