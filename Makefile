@@ -3,6 +3,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+has      = $(if $(READY),$(READY)-$(if $(wildcard $(READY)-all),all,$(1)))
 RUN     := $(BIN)/python
 PAPER    = patrini2017
 TABLE    = table2
@@ -37,69 +38,70 @@ $(if $(odd),$(error VENV: expected a folder without blanks, quotes or signs of t
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-$(READY):
+# Each target installs what it needs: `pip install noisy_course[extra]`, see pyproject.toml.
+$(VENV)/ready-%:
 	@"$$SAID_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
-	@test -x $(RUN) || { echo 'making an environment in $(VENV); some minutes'; "$$SAID_PYTHON" -m venv $(VENV); }
-	@$(RUN) -m pip install --quiet --upgrade pip
-	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[test,slurm]"
-	@rm -f $(VENV)/ready-*
+	@test -x $(RUN) || { echo 'making an environment in $(VENV)'; "$$SAID_PYTHON" -m venv $(VENV); $(RUN) -m pip install --quiet --upgrade pip; }
+	@echo 'installing what $(lastword $(subst -, ,$*)) needs; some minutes'
+	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(lastword $(subst -, ,$*))]"
+	@rm -f $(filter-out $(wildcard $(READY)-*),$(wildcard $(VENV)/ready-*))
 	@touch $@
 
-run: $(READY) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
+run: $(call has,lab) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
 	@$(RUN) -m noisy_course.lab.batch patrini2017 table2 --dataset mnist
 	@$(RUN) -m noisy_course.lab.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
 
-table: $(READY) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist SCALE=paper DEVICE=cuda; of your own: PROTOCOL=mine.py TABLE=…
+table: $(call has,lab) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist SCALE=paper DEVICE=cuda; of your own: PROTOCOL=mine.py TABLE=…
 	@$(RUN) -m noisy_course.lab.batch "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))
 	@$(RUN) -m noisy_course.lab.report "$$SAID_PAPER" "$$SAID_TABLE" $(call options,DATASET PROTOCOL) --site "$$SAID_PAGES"
 
-plan: $(READY) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
+plan: $(call has,lab) ## what `make table` with the same words would run, and how long; without a PAPER or a TABLE, everything
 	@$(RUN) -m noisy_course.lab.batch $(if $(call said,PAPER)$(call said,TABLE),"$$SAID_PAPER") $(if $(call said,TABLE),"$$SAID_TABLE") $(call options,$(PARTS)) --plan
 
-report: $(READY) ## the whole course as one offline site, with the results that are there: make report SITE=folder
+report: $(call has,site) ## the whole course as one offline site, with the results that are there: make report SITE=folder
 	@$(RUN) -m noisy_course.lab.site --site "$$SAID_SITE"
 
 # Whatever the tests leave lies in a folder of their own, which goes when they end.
-test: $(READY) ## every notebook at its default parameters, all tests
+test: $(call has,all) ## every notebook at its default parameters, all tests
 	@own=$$(mktemp -d) && trap 'rm -rf "$$own"' EXIT && trap 'exit 1' HUP INT TERM && export OMP_NUM_THREADS=1 TMPDIR="$$own" NOISY_COURSE_CACHE="$$own/cache" && \
 	  export IPYTHONDIR="$$own/ipython" JUPYTER_CONFIG_DIR="$$own/config" JUPYTER_DATA_DIR="$$own/data" JUPYTER_RUNTIME_DIR="$$own/runtime" && \
 	  nbdev-test --n-workers 2 --timing nbs && \
 	  $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 
-lab: $(READY) ## JupyterLab on the chapters
+lab: $(call has,course) ## JupyterLab on the chapters
 	@jupyter lab nbs --ServerApp.contents_manager_class=noisy_course.lab.jupyter.Notebooks
 
-bench: $(READY) ## how fast the engine is beside a plain loop; writes results/bench.json
+bench: $(call has,lab) ## how fast the engine is beside a plain loop; writes results/bench.json
 	@$(RUN) -m noisy_course.lab.speed
 
-workshop: $(READY) ## student and instructor notebooks, in runs/workshop
+workshop: $(call has,course) ## student and instructor notebooks, in runs/workshop
 	@$(RUN) -m noisy_course.lab.workshop runs/workshop
 
-gpu-pack: $(READY) ## a folder for a rented GPU without internet: make gpu-pack PACK=runs/gpu_pack MINUTES=30 TARGET=3.12 (its Python)
+gpu-pack: $(call has,lab) ## a folder for a rented GPU without internet: make gpu-pack PACK=runs/gpu_pack MINUTES=30 TARGET=3.12 (its Python)
 	@$(RUN) -m noisy_course.lab.gpu_pack pack "$$SAID_PACK" $(call options,SCALE MINUTES MACHINE MEGABYTES) $(if $(TARGET),--python "$$SAID_TARGET")
 
-import-results: $(READY) ## check what came back and add it to results/: make import-results FOLDER=gpu_pack/results
+import-results: $(call has,lab) ## check what came back and add it to results/: make import-results FOLDER=gpu_pack/results
 	@$(RUN) -m noisy_course.lab.gpu_pack import "$$SAID_FOLDER"
 
 # Writing: a notebook is edited as text, in its jupytext twin, and never rebuilt: cell ids and outputs stay.
 
-twins: $(READY) ## text twins of all notebooks, to edit
+twins: $(call has,course) ## text twins of all notebooks, to edit
 	@mkdir -p twins/engine twins/experiments
 	@cd nbs && for nb in *.ipynb */*.ipynb; do jupytext --quiet --to py:percent --output ../twins/$${nb%.ipynb}.py $$nb; done
 
-nb: $(READY) ## take one notebook's text from its twin, export, execute, clean, draw its pictures: make nb NB=02_noise
+nb: $(call has,course) ## take one notebook's text from its twin, export, execute, clean, draw its pictures: make nb NB=02_noise
 	@jupytext --quiet --to ipynb --update --output "nbs/$$SAID_NB.ipynb" "twins/$$SAID_NB.py"
 	@nbdev-export
 	@jupyter nbconvert --to notebook --execute --inplace --log-level ERROR "nbs/$$SAID_NB.ipynb"
 	@$(RUN) -m noisy_course.lab.tidy "nbs/$$SAID_NB.ipynb"
 
-readme: $(READY) ## README.md, from nbs/index.ipynb as it was executed
+readme: $(call has,course) ## README.md, from nbs/index.ipynb as it was executed
 	@jupyter nbconvert --to markdown --log-level ERROR --output-dir runs/readme --output README --TagRemovePreprocessor.enabled=True \
 		--TagRemovePreprocessor.remove_cell_tags=remove-cell --TagRemovePreprocessor.remove_input_tags=remove-input nbs/index.ipynb
 	@sed -E 's#\]\(\.\./#](#g; s#\]\((images/|[0-9][^):]*\.ipynb|engine/|experiments/)#](nbs/\1#g' runs/readme/README.md \
 		| awk '/^```/ { open = !open; if (open && $$0 == "```") $$0 = "```python" } 1' | cat -s > "$$SAID_README"
 
-nbs: $(READY) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
+nbs: $(call has,all) ## `make nb` for every notebook whose twin says something else, then the README, then all checks of notebooks
 	@for nb in $$(cd nbs && ls *.ipynb */*.ipynb); do name=$${nb%.ipynb}; \
 	  if [ -f twins/$$name.py ] && ! jupytext --quiet --to py:percent --output - nbs/$$nb | cmp -s - twins/$$name.py; then $(MAKE) nb NB="$$name" || exit 1; fi; done
 	@nbdev-export

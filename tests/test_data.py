@@ -748,7 +748,7 @@ CALLS = {  # every public function, and the methods, with good arguments
 BAD = [object(), 2 + 1j, float("nan"), -1, True, [1, "a"], {1: 2}, np.zeros((2, 2)), torch.tensor(1), torch.zeros(2, 2), None, ""]
 TAKEN = {  # what is no mistake
     "Pixels mean None", "Layout read None", "Whitened turn None", "Dataset.head n_test None", "setting default ''", "Dataset name ''", "words text ''",
-    "checked check True", *(f"{name} folder None" for name in ("roots", "load", "find", "human_labels", "fetch")),
+    "verify_checksum check True", *(f"{name} folder None" for name in ("roots", "load", "find", "human_labels", "fetch")),
     *(f"{name} {argument} True" for name in ("load", "human_labels") for argument in ("download", "check")),
     "Pixels() x tensor(1)", "Whitened contrast tensor(1)", "check_labels argument ''",
     *(f"{call} {torch.zeros(2, 2)}" for call in ("Pixels() x", "Pixels mean", "Whitened mean"))}

@@ -835,30 +835,6 @@ def test_a_batch(tmp_path, monkeypatch, rows):
     for module, name in ((subprocess, "Popen"), (papermill, "execute_notebook")): monkeypatch.setattr(module, name, never)
     assert run_blocks(chosen, results) == paths and execute_block(chosen[0], results) == paths[0]
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    "The package as it is installed: built from what git has, unpacked into an empty folder."
-    source, there = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("there")
-    root = Path(__file__).parents[1]
-    for name in ("noisy_course", "nbs/experiments"): shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"): shutil.copy(root / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    built = subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", there, source], capture_output=True, text=True)
-    assert built.returncode == 0 and "Warning" not in built.stdout + built.stderr, built.stdout + built.stderr
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", there / "installed", next(there.glob("*.whl"))], check=True)
-    return there / "installed"
-
-def test_a_wheel_trains(tmp_path, wheel):
-    place = dict(cwd=tmp_path, env={k: v for k, v in os.environ.items() if not k.startswith("NOISY_COURSE")} | dict(PYTHONPATH=str(wheel)), capture_output=True, text=True)
-    words = [*TABLE2, "--dataset", "mnist", "--noise", "none", "--method", "cross_entropy", "--scale", "smoke"]
-    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.batch", *words], **place)
-    assert done.returncode == 0, done.stderr
-    rows = pd.read_parquet(next((tmp_path / "runs").glob("*.parquet")))
-    assert rows.commit.unique().tolist() == ["unknown"] and rows[rows.metric == "accuracy"].value.between(20, 100).all()
-    code = "from noisy_course import data; from noisy_course.lab import batch, results; print(results.NOTEBOOK, results.sources(), len(data.load('mnist').train_y), batch.profile_folder('slurm').name)"
-    said = subprocess.run([sys.executable, "-c", code], check=True, **place).stdout.split()
-    assert said == [str(wheel / "noisy_course/workflow/train_block.ipynb"), results.sources(), "60000", "slurm"]
-
 @pytest.mark.parametrize("word", ["a#b", "a$b", "a'b", 'a"b', "a b", "a`id`", "$(id)", "$(shell id)", "ü;{x}%&|"])
 def test_make_passes_any_word(tmp_path, word):
     (tmp_path / "probe.mk").write_text("probe:\n\t@printf '%s\\n' \"$$NOISY_COURSE_RESULTS\" \"$$SAID_SITE\" $(call options,DATASET)\n")

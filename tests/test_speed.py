@@ -26,12 +26,13 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     with pytest.raises(SystemExit, match="^device: expected a GPU that PyTorch can use, of which there are 0"): speed.main(["--device", "cuda"])
 
 def test_every_network_is_measured_in_both_precisions(tmp_path, monkeypatch):
-    "On this processor, with few and small steps."
+    "On this processor, with few and small steps, and the two small networks: the others take minutes in a bf16 that the processor does not have."
+    monkeypatch.setattr(speed, "NETWORKS", NETWORKS[:2])
     monkeypatch.setattr(speed, "peak_rate", lambda device: 1e11)
     monkeypatch.setattr(speed, "_timed", lambda steps, n, device: float(next(steps) is not None) + .01)
     monkeypatch.setattr(speed, "sweep_seconds", lambda *given, **named: dict(network="mlp, 200 runs", precision=named["precision"], engine=1., plain=2., ratio=2., share=.1))
     monkeypatch.setattr(speed, "coloured_noise", lambda n, made=speed.coloured_noise: made(200))
     found = speed.bench_gpu("cpu", tmp_path / "bench_gpu.json")
-    assert found.network.tolist() == 2 * [*NETWORKS, "mlp, 200 runs"] and found.precision.tolist() == 5 * ["fp32"] + 5 * ["bf16"]
+    assert found.network.tolist() == 2 * [*NETWORKS[:2], "mlp, 200 runs"] and found.precision.tolist() == 3 * ["fp32"] + 3 * ["bf16"]
     said = json.loads((tmp_path / "bench_gpu.json").read_text())
-    assert len(said["rows"]) == 10 and {"machine", "torch", "commit", "device"} <= set(said)
+    assert len(said["rows"]) == 6 and {"machine", "torch", "commit", "device"} <= set(said)

@@ -155,12 +155,12 @@ def _unpacked(folder, split):
 # wheels for another Python than its own, but it asks its own Python about conditions such as
 # `python_version == "3.12"`. So what a wheel needs *there* is read from its metadata, until nothing is
 # lacking.
-AT_HOME = ("torch", "torchvision", "jupyterlab", "jupytext", "nbdev", "nbconvert", "snakemake")
+AT_HOME = ("torch", "torchvision", "snakemake")
 
 def needs() -> list: # of requirements
-    "What training a block needs besides PyTorch, as the package's metadata says."
-    own = [r for r in map(Requirement, requires("noisy_course")) if not r.marker and r.name not in AT_HOME]
-    return [*map(str, own), "packaging"]
+    "What training a block needs besides PyTorch, as the package's metadata says: its own, and those of the extra `lab`."
+    ours = [r for r in map(Requirement, requires("noisy_course")) if not r.marker or r.marker.evaluate(dict(extra="lab"))]
+    return [f"{r.name}{r.specifier}" for r in ours if r.name not in AT_HOME]
 
 def lacking(
     folder: Path, # with wheels
