@@ -148,6 +148,7 @@ def execute(notebook, offset, threads=1, arithmetic="native", keep=None):
         env = os.environ | ARITHMETIC[arithmetic] | dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         NotebookClient(nb, timeout=None, allow_errors=True, resources=dict(metadata=dict(path=notebook.parent))).execute(env=env)
         said = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if keep: Path(keep).mkdir(parents=True, exist_ok=True)
     if keep: nbformat.write(nb, Path(keep)/f"{notebook.stem}_{offset}_{threads}_{arithmetic}.ipynb")
     ran = [i - 1 for i, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
     errors = [dict(cell=i - 1, check="the cell itself", ok=False, error=f"{o.ename}: {o.evalue}"[:300])

@@ -5,6 +5,7 @@ import os
 import re
 import unicodedata
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -313,7 +314,7 @@ def test_the_command_tells_mistakes_in_a_line(tmp_path):
 # Bad days
 
 def test_one_seed_and_missing_optional_columns(tmp_path):
-    frame = make(blocks=BLOCKS[:1], seeds=1, epochs=1, scale="smoke").drop(columns=PROVENANCE)
+    frame = make(blocks=BLOCKS[:1], seeds=1, epochs=1, scale="smoke").drop(columns=PROVENANCE, errors="ignore")
     frame = read_results(save(frame, tmp_path/"results"))
     both = side_by_side(frame, *PAPER, "smoke")
     assert both.p.isna().all() and both.our_std.isna().all() and both.our_n.max() == 1
@@ -369,6 +370,42 @@ def test_a_full_table_with_all_warnings_as_errors(tmp_path):
         warnings.simplefilter("error")
         frame = read_results(save(make(blocks=BLOCKS[:1], epochs=1, seeds=2), tmp_path/"results"))
         write_report(frame, tmp_path/"report"); terminal_table(frame, *PAPER, "laptop"); readme_table(frame)
+
+def test_a_single_run_borrows_the_spread_of_its_method_at_that_scale():
+    "Pooled by hand: the method's own cells with several runs; else those of all methods."
+    several = pd.DataFrame(dict(method=["a", "a", "b", "c"], n=[3, 2, 5, 1], std=[3., 4., 1., np.nan]))
+    found = cells.borrowed_spread(several)
+    assert found["a"] == pytest.approx(np.sqrt((9 + 16) / 2)) and found["b"] == 1 and "c" not in found and found[""] == pytest.approx(np.sqrt(26 / 3))
+
+def test_one_rule_for_any_number_of_runs():
+    differ = cells.differ
+    se = 2 * np.sqrt(2)  # two single runs of spread 2
+    assert not differ(50 + 1.95 * se, 2., 1, 50., 2., 1) and differ(50 + 1.97 * se, 2., 1, 50., 2., 1)
+    five = dict(mean1=51., spread1=1., n1=5, mean2=50., spread2=1., n2=5)
+    assert bool(differ(**five)) == (welch(51., 1., 5, 50., 1., 5) < .05) and not differ(60., np.nan, 1, 50., 2., 5)
+    assert differ(60., 2., 1, 50., 2., 5) and not differ(50.6, 2., 1, 50., 2., 1)  # half a point is no rule for ours
+
+def test_a_method_that_never_acts_is_shown_and_counted_nowhere(tmp_path):
+    frame = make(blocks=BLOCKS[:1], epochs=2, seeds=2).assign(variant="", network="")
+    keys = ["noise", "rate", "seed", "metric", "epoch"]
+    plain = frame[frame.method == "cross_entropy"].set_index(keys).value
+    copied = frame.method == "savage"
+    frame.loc[copied, "value"] = plain.reindex(frame[copied].set_index(keys).index).to_numpy()
+    counted, whole = (score(side_by_side(f, *PAPER, "laptop")) for f in (frame, make(blocks=BLOCKS[:1], epochs=2, seeds=2).assign(variant="", network="")))
+    both = side_by_side(frame, *PAPER, "laptop")
+    assert dict(both[both.same_as != ""].groupby("method").same_as.first()) == dict(savage="cross_entropy")
+    assert counted["cells"] == whole["cells"] - 4 == 36 and counted["orderings_of"] < whole["orderings_of"]
+    part = frame[~(copied & (frame.noise == "none"))]  # it differs nowhere in what is left
+    assert set(side_by_side(part, *PAPER, "laptop").query("same_as != ''").method) == {"savage"}
+    one = frame.index[copied & (frame.noise == "asymmetric") & (frame.metric == "valid_loss")][0]
+    frame.loc[one, "value"] += 1e-12
+    assert (side_by_side(frame, *PAPER, "laptop").same_as == "").all()
+    write_report(part, tmp_path)
+    assert "Savage never came to act in so few epochs: its runs are those of cross-entropy" in "".join(pages(tmp_path).values())
+
+def test_all_three_counts_are_said():
+    c = SimpleNamespace(orderings=36, reversed=2, orderings_of=125)
+    assert comparison.three_counts(c) == "36, 2, 87" and comparison.three_counts(SimpleNamespace(orderings=0, reversed=0, orderings_of=0)) == "–"
 
 # The second paper
 

@@ -1,14 +1,16 @@
 """The cells of published tables, ours beside them, and Welch's test of their difference.
 
-A spread printed as 0.0 was below 0.05, and counts as 0.05. A single run has no spread and cannot be tested: there two numbers are equal
-that are within half a point, as Patrini et al. have it. Nothing here averages over scales."""
+A spread printed as 0.0 was below 0.05, and counts as 0.05. Which methods a paper tells apart follows its own rule: Welch's test, or half a
+point where it printed one run. Ours follow one rule for any number of runs: a 95 % interval of the difference leaves out 0. Nothing here
+averages over scales."""
 import re
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind_from_stats
+from scipy.stats import norm, ttest_ind_from_stats
 
 from noisy_course.basics import SETTING, check_frame, pick, require
 from noisy_course.lab.results import CELL, RUN
@@ -46,8 +48,9 @@ def stats(
     who, # "paper" or "our"
     suffix="", # of the columns
 ):
-    "Mean, std and n of a side, as `welch` wants them."
-    mean, std, n = (frame[f"{who}_{c}{suffix}"].to_numpy(float) for c in ("mean", "std", "n"))
+    "Mean, std (a borrowed one where there is a column of them) and n of a side, as `welch` wants them."
+    spread = "spread" if f"{who}_spread{suffix}" in frame else "std"
+    mean, std, n = (frame[f"{who}_{c}{suffix}"].to_numpy(float) for c in ("mean", spread, "n"))
     return mean, std.clip(min=LEAST_STD) if who == "paper" else std, n
 
 
@@ -78,8 +81,8 @@ def _finite(values, name, least=-np.inf):
     return numbers
 
 
-# One run has no spread, so its test is empty. For its CIFAR blocks the paper then calls two methods equal
-# if they are within half a point. We follow it.
+# One run has no spread, so its test is empty. For its CIFAR blocks Patrini et al. then call two methods equal
+# if they are within half a point. What a paper tells apart follows this rule.
 def apart(
     mean1, # percent
     std1, # points; NaN if there is one run
@@ -91,6 +94,33 @@ def apart(
     "Whether two means differ by the paper's rule: Welch's p < 5 %, or more than 0.5 points where a spread is missing."
     p, gap = welch(mean1, std1, n1, mean2, std2, n2), np.abs(np.asarray(mean1, float) - mean2)
     return np.where(np.isnan(p), gap > .5 + 1e-9, p < .05)
+
+
+# Ours are held to more. A single run borrows its spread from the cells of the same scale that have several
+# runs, of the same method where there are any; then the same interval is asked for, whatever the number of
+# runs.
+def borrowed_spread(
+    cells: pd.DataFrame, # of one scale, from `cell_means`
+) -> pd.Series: # method → points; "" stands for all methods
+    "The pooled standard deviation of a method's cells with several runs."
+    several = cells[cells.n > 1]
+    pooled = (several["std"] ** 2).groupby(several.method).mean() ** .5
+    return pd.concat([pooled, pd.Series({"": (several["std"] ** 2).mean() ** .5})])
+
+def differ(
+    mean1, # percent
+    spread1, # points: of the runs, or borrowed; NaN if unknown
+    n1, # runs
+    mean2, # means of the other side
+    spread2, # their spreads
+    n2, # their numbers of runs
+) -> np.ndarray: # of bool; False where a spread is unknown
+    "Whether the 95 % interval of a difference leaves out 0: Welch's, or with a known spread where a side is a single run."
+    p, *numbers = welch(mean1, spread1, n1, mean2, spread2, n2), *_sample(mean1, spread1, n1, "1"), *_sample(mean2, spread2, n2, "2")
+    with np.errstate(all="ignore"): z = np.abs(numbers[0] - numbers[3]) / np.sqrt(numbers[1] ** 2 / numbers[2] + numbers[4] ** 2 / numbers[5])
+    return np.where(np.isnan(p), z > norm.ppf(.975), p < .05)
+
+RULES = dict(paper=apart, our=differ)
 
 
 # Stars and bold
@@ -110,7 +140,7 @@ def highlights(
     knows = (setting.method.isin(GENIES) & (setting.noise != "none")).to_numpy()
     star = knows & (mean > np.max(mean[~knows], initial=-np.inf, where=~np.isnan(mean[~knows])) + 1e-9)
     best = np.argmax(np.where(star | np.isnan(mean), -np.inf, mean))
-    bold = ~star & ~np.isnan(mean) & ~apart(mean[best], std[best], n[best], mean, std, n)
+    bold = ~star & ~np.isnan(mean) & ~RULES[who](mean[best], std[best], n[best], mean, std, n)
     return setting.assign(**{f"{who}_star": star, f"{who}_bold": bold})
 
 
@@ -162,15 +192,42 @@ def side_by_side(
     ours = cell_means(results, reported, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
     mixed = ours[ours.samples.astype(str).str.contains(",")]
     require(mixed.empty, "results", "one number of samples in a cell", mixed.samples.unique().tolist())
+    ours = _with_spread(ours, cell_means(results, "accuracy", scale=scale, variant=""))
     both = theirs.merge(ours, how="left", on=CELL).assign(scale=scale)
+    same = same_runs(pick(results, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant=""))
+    both = both.assign(same_as=[same.get(method, "") for method in both.method])
     both = pd.concat(highlights(highlights(part, "paper"), "our") for _, part in both.groupby(SETTING, sort=False)).sort_index()
     return both.assign(difference=both.our_mean - both.paper_mean, p=welch(*stats(both, "paper"), *stats(both, "our")))
+
+
+def _with_spread(ours, cells):
+    spread = borrowed_spread(cells)
+    borrowed = [spread.get(method, spread[""]) for method in ours.method]
+    return ours.assign(our_spread=ours.our_std.where(ours.our_n > 1, borrowed))
+
+
+# A method may not have come to act. D2L leaves the labels as they are until its eleventh epoch at the
+# earliest: in ten epochs its runs are those of cross-entropy, to the last bit. Such cells are shown, and
+# counted nowhere. (Without noise forward correction is cross-entropy too; what counts is that a method
+# differs nowhere.)
+def same_runs(
+    results: pd.DataFrame, # of one table and scale
+) -> dict: # method → the other one, which a table names first
+    "The methods whose curves are another's, bit for bit, in all settings, noisy ones among them."
+    curves = results[results.metric.isin(["test_accuracy", "valid_loss"])]
+    runs = curves.groupby([*SETTING, "method", "seed"], sort=False).value.agg(lambda v: hash(v.to_numpy().tobytes()))
+    cells = runs.unstack("seed").apply(tuple, axis=1).unstack("method") if len(runs) else pd.DataFrame()
+    noisy = cells[cells.index.get_level_values("noise") != "none"] if len(cells) else cells
+    same = lambda a, b: (both := noisy[[a, b]].dropna()).shape[0] > 0 and (cells[a] == cells[b])[cells[[a, b]].notna().all(axis=1)].all()
+    names = [m for m in curves.method.unique() if m in cells]
+    return {b: a for a, b in reversed([*combinations(names, 2)]) if same(a, b)}
 
 
 # Does the order hold?
 
 # A table is read for its order: which method beats which. In each setting, ten methods make 45 pairs. We
-# take the pairs that the paper can tell apart, and ask whether ours come out the same way, and clearly.
+# take the pairs that the paper tells apart, and ask whether ours come out the same way, and clearly: then
+# the ordering holds; it is reversed if ours come out clearly the other way, and undecided otherwise.
 # That is a fairer question than equal decimals, for it survives a slightly different dropout.
 OUTCOMES = ["holds", "same sign, not significant", "other sign, not significant", "reversed", "not run"]
 
@@ -181,8 +238,9 @@ def orderings(
     check_frame(both, "both", [*CELL, *(f"{who}_{what}" for who in ("paper", "our") for what in ("mean", "std", "n"))])
     pairs = both.merge(both, on=SETTING, suffixes=("", "_other")).query("paper_mean > paper_mean_other")
     pairs = pairs[apart(*stats(pairs, "paper"), *stats(pairs, "paper", "_other"))]
-    gap, clear = pairs.our_mean - pairs.our_mean_other, apart(*stats(pairs, "our"), *stats(pairs, "our", "_other"))
-    outcome = np.select([gap.isna(), clear & (gap > 0), clear, gap > 0], [OUTCOMES[i] for i in (4, 0, 3, 1)], OUTCOMES[2])
+    gap, clear = pairs.our_mean - pairs.our_mean_other, differ(*stats(pairs, "our"), *stats(pairs, "our", "_other"))
+    idle = (pairs.same_as + pairs.same_as_other) != "" if "same_as" in pairs else gap.isna()
+    outcome = np.select([gap.isna() | idle, clear & (gap > 0), clear, gap > 0], [OUTCOMES[i] for i in (4, 0, 3, 1)], OUTCOMES[2])
     columns = dict(better=pairs.method, worse=pairs.method_other, paper=pairs.paper_mean - pairs.paper_mean_other, ours=gap, outcome=outcome)
     return pairs[SETTING].assign(**columns).reset_index(drop=True)
 

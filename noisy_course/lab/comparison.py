@@ -88,7 +88,7 @@ def _scales(results, paper, table):
     return [s for s in SCALES if s in found] + sorted(found - set(SCALES))
 
 def _tally(both, order):
-    done, order = both[both.our_n.notna()], order.query("outcome != 'not run'")
+    done, order = both[both.our_n.notna() & (both.same_as == "")], order.query("outcome != 'not run'")
     near = (done.difference.abs() <= 2 * done.paper_std.clip(lower=LEAST_STD) + 1e-9)[done.paper_std.notna()]
     outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(), orderings_of=len(order))
     low, median, high = done.difference.abs().quantile([.25, .5, .75])
@@ -154,6 +154,14 @@ def readable(
 # And `coverage` becomes words, one row a table and scale:
 def _of(part, whole): return f"{part} of {whole}" if whole else "–"
 
+ORDERINGS = "orderings: hold, reversed, undecided"
+
+def three_counts(
+    c, # has orderings, reversed and orderings_of
+) -> str: # e.g. "36, 2, 87"
+    "What became of the orderings of a paper."
+    return f"{c.orderings}, {c.reversed}, {c.orderings_of - c.orderings - c.reversed}" if c.orderings_of else "–"
+
 def _points(x): return "–" if pd.isna(x) else f"{x:.1f} points"
 
 def told(
@@ -163,7 +171,7 @@ def told(
     scale = ", ".join(filter(None, [c.scale or "not run", c.stand_in and named(c.stand_in)]))
     return {"paper": named(c.paper), "table": named(c.table), "scale": scale, "cells": _of(c.cells, c.of), "runs a cell": c.n or "–",
             "median difference": _points(c.difference), "largest": _points(c.largest), "within 2 ±": _of(c.within, c.within_of),
-            "orderings that hold": _of(c.orderings, c.orderings_of)}
+            ORDERINGS: three_counts(c)}
 
 
 # In markdown, that is one line a row:
@@ -181,7 +189,7 @@ def readme_table(
 # And a shorter one, a row a paper and scale, with numbers as all tables print them:
 def _told_paper(c):
     return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}", "median difference": _points(c.difference),
-            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of), "orderings that hold": _of(c.orderings, c.orderings_of)}
+            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of), ORDERINGS: three_counts(c)}
 
 def papers_table(
     results: pd.DataFrame, # from `read_results`

@@ -53,6 +53,14 @@ def _heat_maps(true, estimated):
     title = f"T̂ is off by {error.mean():.2f} a row on average, by {error.max():.2f} at worst (row {error.argmax()})"
     return matrices([true.mean(0), estimated.mean(0)], ["true T", f"T̂, mean of {len(estimated)} runs"], title)
 
+# What backward correction does with it depends on how far its inverse enlarges an error:
+def _conditions(true, estimated, accuracies):
+    conditions, exact = np.linalg.cond(estimated), np.linalg.cond(true[0])
+    text = f"The condition number of T̂ is {number(conditions.min())} to {number(conditions.max())}, that of T {number(exact)}."
+    if conditions.max() < 10 or not len(accuracies): return text
+    runs = ", ".join(number(a) for a in accuracies)
+    return text + f" Backward correction multiplies losses by T̂⁻¹, and enlarges errors by up to that much: its runs report {runs} % here."
+
 def _matrix_cells(rows):
     known = rows[rows.metric.str.match(r"(estimated|true)_T\[")]
     for cell, part in known.groupby(CELL, sort=False):
@@ -94,15 +102,20 @@ def _grids(both):
     blocks = [(part.our_n.notna().any(), _grid(block, part)) for block, part in both.groupby(["dataset", "model"], sort=False)]
     done, rest = ([g for ok, g in blocks if ok == want] for want in (True, False))
     note = "Rest the pointer on a cell of ours to see its origin; the provenance page has it too."
-    if done: yield section("Paper | ours | difference", LEGEND, note, grids=done, level=3)
+    idle = [f"{pretty(m)} never came to act in so few epochs: its runs are those of {pretty(other)}, to the last bit. They are shown, and counted nowhere."
+            for m, other in both[both.same_as != ""].groupby("method", sort=False).same_as.first().items()]
+    if done: yield section("Paper | ours | difference", LEGEND, note, *idle, grids=done, level=3)
     if rest: yield section(f"Not run at this scale: {len(rest)} {'block' if len(rest) == 1 else 'blocks'}", grids=rest, level=3, fold=bool(done))
 
 
 # The legend says every rule that the table follows:
-LEGEND = ("Difference is ours − paper, in points. Bold: the best, and all that Welch's t-test at 5 % cannot tell from it (single runs: within 0.5 points). "
+LEGEND = ("Difference is ours − paper, in points. Bold: the best, and all that Welch's t-test at 5 % cannot tell from it (single runs: in the paper within 0.5 points, in ours by the spread seen at that scale). "
     "★: a correction with the true T that beats all others; the bold is then among the rest. † is the paper's. "
     "An outlined difference is significant (Welch, 5 %); a filled one is larger than 2 points. A printed ± 0.0 counts as 0.05 in tests.")
 
+
+RULE = ("An ordering holds, or is reversed, where the 95 % interval of ours leaves out 0: Welch's interval for cells with several runs; a single run borrows the "
+    "pooled standard deviation that its method has in the cells with several runs at the same scale, or that all methods have.")
 
 # Orderings are counted for each setting; those that come out reversed are listed one by one.
 def _counts(order):
@@ -112,8 +125,9 @@ def _counts(order):
 def _orders(both, scale):
     order = orderings(both).query("outcome != 'not run'")
     turned = readable(order[order.outcome == "reversed"]).drop(columns="outcome")
-    text = f"{(order.outcome == 'holds').sum()} of {len(order)} orderings that are significant in the paper hold in ours: same sign, and significant."
-    tables = [frame_table(_counts(order), f"Orderings of methods, significant in the paper, and what became of them. Scale {scale}.")] if len(order) else []
+    held, turned_round = ((order.outcome == outcome).sum() for outcome in ("holds", "reversed"))
+    text = f"Of {len(order)} orderings that the paper tells apart {held} hold in ours, {turned_round} are reversed, and {len(order) - held - turned_round} are undecided. {RULE}"
+    tables = [frame_table(_counts(order), f"Orderings of methods that the paper tells apart, and what became of them. Scale {scale}.")] if len(order) else []
     tables += [frame_table(turned, f"Orderings that come out reversed, and significantly. Differences in points. Scale {scale}.")] if len(turned) else []
     yield section("Which orderings hold", text, tables=tables, level=3)
 
@@ -151,12 +165,15 @@ def _curves_page(results, paper, table, sides):
 # Matrices of more than 40 classes would be unreadable, and are told by their row errors alone:
 def _matrix_page(results, paper, table, sides):
     for scale in sides:
-        for cell, true, estimated in _matrix_cells(pick(results, paper=paper, table=table, scale=scale, variant="")):
+        own = pick(results, paper=paper, table=table, scale=scale, variant="")
+        for cell, true, estimated in _matrix_cells(own):
             error = row_error(estimated, true)
             frame = pd.DataFrame({"true class": range(len(error.T)), "row-L1 error, mean": error.mean(0), "largest": error.max(0)})
             heat = [drawn(_heat_maps(true, estimated), f"Scale {scale}, n = {len(estimated)} seeds.", wide=True)] if len(error.T) <= 40 else []
             title = f"{block_title(cell['dataset'], cell['model'])}, {setting_title(cell['noise'], cell['rate'])}, {pretty(cell['method'])}, scale {scale}"
-            yield section(title, figures=heat, tables=[frame_table(frame, "Distance of the rows of T̂ from the true rows, between 0 and 2.")])
+            accuracies = pick(own, metric="accuracy", **cell).sort_values("seed").value
+            words = _conditions(true, estimated, accuracies if cell["method"] == "backward_estimated" else ())
+            yield section(title, words, figures=heat, tables=[frame_table(frame, "Distance of the rows of T̂ from the true rows, between 0 and 2.")])
 
 
 # Where ours differs, with the runs that say why:

@@ -600,7 +600,7 @@ def front_page(
 ) -> str: # Markdown
     "The first page: what there is, and how close it is."
     note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. “Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
-            f"an ordering is a pair of methods that the paper's table tells apart, and holds if ours does so too, the same way. Of all cells {_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
+            f"an ordering is a pair of methods that the paper's table tells apart; it holds or is reversed if ours tells them apart too, and is undecided otherwise. {report.RULE} Of all cells {_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
     linked = re.sub(r"^\| ([^|]+) \|", lambda m: f"| [{m[1]}](papers/{p}.md) |" if (p := {named(p): p for p in PAPERS}.get(m[1])) else m[0], told, flags=re.MULTILINE)
     sections = [part for s in report._overview(sides) for part in _section(s | dict(title="Every table", text=[]))]
     return "\n\n".join(["# noisy_course: learning with noisy labels", WELCOME, "## How close", linked or "No results yet.", plain(note), *sections, *menus])
