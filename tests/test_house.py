@@ -58,6 +58,12 @@ def test_rooms(module):
     text = re.sub(r"^__all__ = \[.*?\]\n", "", modules[module].read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert (len(text.splitlines()) > MOST) == (module in TOO_LARGE)
 
+LONG, MOST_LONG = 110, 101 # characters of a line of the laboratory; how many lines are longer, which shrinks and never grows
+
+def test_long_lines_become_fewer():
+    lines = [line for name, path in modules.items() if name.startswith("lab") for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sum(len(line) > LONG for line in lines) <= MOST_LONG
+
 def test_chapters_are_the_course():
     "The first folder shows the chapters and nothing else; what they stand on lies in a folder of its own."
     COURSE = r"index|01_first_hour|02_noise|1\d_\w+|20_results|22_head_to_head"

@@ -1,8 +1,8 @@
 """The cells of published tables, ours beside them, and Welch's test of their difference.
 
-A spread printed as 0.0 was below 0.05, and counts as 0.05. Which methods a paper tells apart follows its own rule: Welch's test, or half a
-point where it printed one run. Ours follow one rule for any number of runs: a 95 % interval of the difference leaves out 0. Nothing here
-averages over scales."""
+A spread printed as 0.0 was below 0.05, and counts as 0.05. Which methods a paper tells apart follows its
+own rule: Welch's test, or half a point where it printed one run. Ours follow one rule for any number of
+runs: a 95 % interval of the difference leaves out 0. Nothing here averages over scales."""
 import re
 from importlib.resources import files
 from itertools import combinations
@@ -28,7 +28,8 @@ def published(
     table: str, # e.g. "table2"
 ) -> pd.DataFrame: # one row a cell; accuracies in percent, std empty where none is printed
     "A table of a paper; errors, where it prints them, as accuracies."
-    for name, word in dict(paper=paper, table=table).items(): require(isinstance(word, str), name, "a word", repr(word))
+    for name, word in dict(paper=paper, table=table).items():
+        require(isinstance(word, str), name, "a word", repr(word))
     known = sorted(file.stem.replace("_", " ", 1) for file in (ASSETS/"tables").glob("*.csv"))
     owners = sorted({name.split(" ")[0] for name in known})
     require(paper in owners, "paper", f"one of {', '.join(owners)}", repr(paper))
@@ -36,7 +37,9 @@ def published(
     require(f"{paper} {table}" in own, "table", "one of " + ", ".join(own), f"{paper} {table}")
     cells = pd.read_csv(ASSETS/"tables"/f"{paper}_{table}.csv", keep_default_na=False, na_values=[""])
     errors = cells.metric.str.startswith("error")
-    return cells.assign(grid=cells.table, table=table, mean=cells["mean"].where(~errors, (100 - cells["mean"]).round(2)), metric=cells.metric.str.replace("error", "accuracy"))
+    return cells.assign(grid=cells.table, table=table,
+                        mean=cells["mean"].where(~errors, (100 - cells["mean"]).round(2)),
+                        metric=cells.metric.str.replace("error", "accuracy"))
 
 
 # Many cells say ± 0.0. No experiment is that exact: a standard deviation is printed as 0.0 when it is below
@@ -76,8 +79,10 @@ def _sample(mean, std, n, side):
 def _finite(values, name, least=-np.inf):
     try: numbers = np.asarray(values, None if np.iscomplexobj(values) else float)
     except (TypeError, ValueError): numbers = None
-    fine = numbers is not None and numbers.dtype.kind == "f" and not np.isinf(numbers).any() and not (numbers < least).any()
-    require(fine, name, "finite numbers, or NaN where there are none" + (", of at least 0" if least == 0 else ""), repr(values)[:80])
+    fine = (numbers is not None and numbers.dtype.kind == "f" and not np.isinf(numbers).any()
+            and not (numbers < least).any())
+    require(fine, name, "finite numbers, or NaN where there are none"
+            + (", of at least 0" if least == 0 else ""), repr(values)[:80])
     return numbers
 
 
@@ -116,8 +121,11 @@ def differ(
     n2, # their numbers of runs
 ) -> np.ndarray: # of bool; False where a spread is unknown
     "Whether the 95 % interval of a difference leaves out 0: Welch's, or with a known spread where a side is a single run."
-    p, *numbers = welch(mean1, spread1, n1, mean2, spread2, n2), *_sample(mean1, spread1, n1, "1"), *_sample(mean2, spread2, n2, "2")
-    with np.errstate(all="ignore"): z = np.abs(numbers[0] - numbers[3]) / np.sqrt(numbers[1] ** 2 / numbers[2] + numbers[4] ** 2 / numbers[5])
+    p, *numbers = welch(mean1, spread1, n1, mean2, spread2, n2), *_sample(mean1, spread1, n1,
+        "1"), *_sample(mean2, spread2, n2, "2")
+    with np.errstate(all="ignore"):
+        z = (np.abs(numbers[0] - numbers[3])
+             / np.sqrt(numbers[1] ** 2 / numbers[2] + numbers[4] ** 2 / numbers[5]))
     return np.where(np.isnan(p), z > norm.ppf(.975), p < .05)
 
 RULES = dict(paper=apart, our=differ)
@@ -157,9 +165,11 @@ def span(
     column: pd.Series, # numbers
 ) -> str: # "3", "1 to 5", or nothing
     "From the smallest to the largest number of a column."
-    return "" if column.isna().all() else " to ".join(f"{v:.3g}" for v in sorted({column.min(), column.max()}))
+    return ("" if column.isna().all()
+            else " to ".join(f"{v:.3g}" for v in sorted({column.min(), column.max()})))
 
-SAID = {c: (c, listed) for c in ("seed", "network", "samples", "commit", "dirty", "torch", "python", "device", "machine")}
+SAID = {c: (c, listed) for c in ("seed", "network", "samples", "commit", "dirty", "torch", "python", "device",
+                                 "machine")}
 
 def cell_means(
     results: pd.DataFrame, # from `read_results`
@@ -170,7 +180,8 @@ def cell_means(
     check_frame(results, "results", [*RUN, "metric", "value"])
     require(isinstance(metric, str), "metric", "the name of a metric", repr(metric))
     rows = pick(results, metric=metric, **which)
-    stats = dict(mean=("value", "mean"), std=("value", "std"), n=("value", "count"), realised_rate=("realised_rate", "mean"))
+    stats = dict(mean=("value", "mean"), std=("value", "std"), n=("value", "count"),
+                 realised_rate=("realised_rate", "mean"))
     return rows.groupby(CELL, sort=False, as_index=False).agg(**stats, seconds=("seconds", span), **SAID)
 
 
@@ -189,15 +200,18 @@ def side_by_side(
     theirs = published(paper, table)
     reported = theirs.metric.iloc[0]
     theirs = theirs.rename(columns={c: f"paper_{c}" for c in ("mean", "std", "n")})
-    ours = cell_means(results, reported, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
+    ours = cell_means(results, reported, paper=paper, table=theirs.grid.iloc[0], scale=scale,
+                      variant="").rename(columns={c: f"our_{c}" for c in ("mean", "std", "n")})
     mixed = ours[ours.samples.astype(str).str.contains(",")]
     require(mixed.empty, "results", "one number of samples in a cell", mixed.samples.unique().tolist())
     ours = _with_spread(ours, cell_means(results, "accuracy", scale=scale, variant=""))
     both = theirs.merge(ours, how="left", on=CELL).assign(scale=scale)
     same = same_runs(pick(results, paper=paper, table=theirs.grid.iloc[0], scale=scale, variant=""))
     both = both.assign(same_as=[same.get(method, "") for method in both.method])
-    both = pd.concat(highlights(highlights(part, "paper"), "our") for _, part in both.groupby(SETTING, sort=False)).sort_index()
-    return both.assign(difference=both.our_mean - both.paper_mean, p=welch(*stats(both, "paper"), *stats(both, "our")))
+    both = pd.concat(highlights(highlights(part, "paper"), "our")
+                     for _, part in both.groupby(SETTING, sort=False)).sort_index()
+    return both.assign(difference=both.our_mean - both.paper_mean,
+                       p=welch(*stats(both, "paper"), *stats(both, "our")))
 
 
 def _with_spread(ours, cells):
@@ -215,10 +229,12 @@ def same_runs(
 ) -> dict: # method → the other one, which a table names first
     "The methods whose curves are another's, bit for bit, in all settings, noisy ones among them."
     curves = results[results.metric.isin(["test_accuracy", "valid_loss"])]
-    runs = curves.groupby([*SETTING, "method", "seed"], sort=False).value.agg(lambda v: hash(v.to_numpy().tobytes()))
+    runs = curves.groupby([*SETTING, "method", "seed"],
+                          sort=False).value.agg(lambda v: hash(v.to_numpy().tobytes()))
     cells = runs.unstack("seed").apply(tuple, axis=1).unstack("method") if len(runs) else pd.DataFrame()
     noisy = cells[cells.index.get_level_values("noise") != "none"] if len(cells) else cells
-    same = lambda a, b: (both := noisy[[a, b]].dropna()).shape[0] > 0 and (cells[a] == cells[b])[cells[[a, b]].notna().all(axis=1)].all()
+    same = lambda a, b: (both := noisy[[a, b]].dropna()).shape[0] > 0 and (cells[a]
+        == cells[b])[cells[[a, b]].notna().all(axis=1)].all()
     names = [m for m in curves.method.unique() if m in cells]
     return {b: a for a, b in reversed([*combinations(names, 2)]) if same(a, b)}
 
@@ -235,13 +251,18 @@ def orderings(
     both: pd.DataFrame, # from `side_by_side`
 ) -> pd.DataFrame: # one row a pair: better, worse (in the paper), both differences, outcome
     "Every pair of methods that the paper tells apart, and whether ours agrees."
-    check_frame(both, "both", [*CELL, *(f"{who}_{what}" for who in ("paper", "our") for what in ("mean", "std", "n"))])
+    check_frame(both, "both", [*CELL,
+                               *(f"{who}_{what}" for who in ("paper", "our")
+                                 for what in ("mean", "std", "n"))])
     pairs = both.merge(both, on=SETTING, suffixes=("", "_other")).query("paper_mean > paper_mean_other")
     pairs = pairs[apart(*stats(pairs, "paper"), *stats(pairs, "paper", "_other"))]
-    gap, clear = pairs.our_mean - pairs.our_mean_other, differ(*stats(pairs, "our"), *stats(pairs, "our", "_other"))
+    gap, clear = (pairs.our_mean - pairs.our_mean_other,
+                  differ(*stats(pairs, "our"), *stats(pairs, "our", "_other")))
     idle = (pairs.same_as + pairs.same_as_other) != "" if "same_as" in pairs else gap.isna()
-    outcome = np.select([gap.isna() | idle, clear & (gap > 0), clear, gap > 0], [OUTCOMES[i] for i in (4, 0, 3, 1)], OUTCOMES[2])
-    columns = dict(better=pairs.method, worse=pairs.method_other, paper=pairs.paper_mean - pairs.paper_mean_other, ours=gap, outcome=outcome)
+    outcome = np.select([gap.isna() | idle, clear & (gap > 0), clear, gap > 0],
+                        [OUTCOMES[i] for i in (4, 0, 3, 1)], OUTCOMES[2])
+    columns = dict(better=pairs.method, worse=pairs.method_other,
+                   paper=pairs.paper_mean - pairs.paper_mean_other, ours=gap, outcome=outcome)
     return pairs[SETTING].assign(**columns).reset_index(drop=True)
 
 
@@ -285,16 +306,27 @@ def number(
 
 # The README shows the same as a table, so nobody types it by hand.
 NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
-    embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
-    resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet", resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN", lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN", clothing1m="Clothing1M",
-    preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", aggre="people's majority, about", worse="people's worst labels, about", 
-    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex", sparse="ten classes", real="real noise, about", clean_50k="checked labels only, noise", real_and_clean_50k="real noise and checked labels, about", real_then_clean_50k="real noise, then checked labels, about", none="no noise", open_set="open-set", accuracy="accuracy")
+    embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet",
+    resnet32="32-layer ResNet",
+    resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet",
+    resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN",
+    lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN",
+    clothing1m="Clothing1M",
+    preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", aggre="people's majority, about",
+    worse="people's worst labels, about",
+    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex",
+    sparse="ten classes", real="real noise, about", clean_50k="checked labels only, noise",
+    real_and_clean_50k="real noise and checked labels, about",
+    real_then_clean_50k="real noise, then checked labels, about", none="no noise", open_set="open-set",
+    accuracy="accuracy")
 
 def named(
     name: str, # of a data set, network, paper, table or kind of noise
 ) -> str:
     "The words for a name."
-    return NAMES.get(name) or re.sub(r"^(table|figure)(\d+)((_[a-z]+)*)$", lambda m: f"{m[1].title()} {m[2]}" + m[3].replace("_", ", ", 1).replace("_", " "), str(name))
+    return (NAMES.get(name) or re.sub(r"^(table|figure)(\d+)((_[a-z]+)*)$",
+                                      lambda m: f"{m[1].title()} {m[2]}"
+                                      + m[3].replace("_", ", ", 1).replace("_", " "), str(name)))
 
 def setting_title(
     noise: str, # kind

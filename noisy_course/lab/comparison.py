@@ -21,7 +21,9 @@ def published_tables() -> list[tuple[str, str]]: # (paper, table) pairs
 
 
 # A claim becomes a number per setting; it holds if the number lies within the limits.
-def _verdict(value, low, high): return pd.Series(np.where(value.isna(), "not run", np.where(value.round(6).between(low, high), "yes", "no")), value.index)
+def _verdict(value, low, high):
+    return pd.Series(np.where(value.isna(), "not run",
+                              np.where(value.round(6).between(low, high), "yes", "no")), value.index)
 
 def _finding(wide, letter, claim, where, value, limits):
     values = {who: value(w[where(w.index.to_frame()).to_numpy()]) for who, w in wide.items()}
@@ -37,9 +39,11 @@ def findings(
     "What the paper concludes from its table as numbers, for the paper's table and for ours."
     check_frame(both, "both", ["paper", "table", *CELL, "paper_mean", "our_mean"])
     of = tuple(both[["paper", "table"]].iloc[0])
-    require(of in FINDINGS, "both", "a table with findings: " + ", ".join(map(" ".join, FINDINGS)), " ".join(of))
+    require(of in FINDINGS, "both", "a table with findings: " + ", ".join(map(" ".join, FINDINGS)),
+            " ".join(of))
     order = pd.MultiIndex.from_frame(both[SETTING].drop_duplicates())
-    wide = {who: both.set_index(CELL)[f"{column}_mean"].unstack().reindex(order) for who, column in (("paper", "paper"), ("ours", "our"))}
+    wide = {who: both.set_index(CELL)[f"{column}_mean"].unstack().reindex(order)
+            for who, column in (("paper", "paper"), ("ours", "our"))}
     return pd.concat([_finding(wide, *f) for f in FINDINGS[of]], ignore_index=True)
 
 
@@ -49,7 +53,8 @@ def findings(
 # cell with one thing changed. The report puts the changed value beside the plain one: how far it `moved`,
 # and how much is `left` to the paper. The rule that picks the reported epoch is changed for free: each run
 # records its accuracy at the last epoch and at the best noisy-validation accuracy too.
-RULES = dict(accuracy="epoch: lowest validation loss", accuracy_last="epoch: the last", accuracy_best_valid_accuracy="epoch: best validation accuracy")
+RULES = dict(accuracy="epoch: lowest validation loss", accuracy_last="epoch: the last",
+             accuracy_best_valid_accuracy="epoch: best validation accuracy")
 
 def far_cells(
     both: pd.DataFrame, # from `side_by_side`
@@ -59,10 +64,13 @@ def far_cells(
     return both[both.difference.abs() > points].sort_values("difference", key=np.abs, ascending=False)
 
 def _variants(results, paper, table, scale, reported):
-    rules = [cell_means(results, metric, paper=paper, table=table, scale=scale, variant="").assign(variant=label) for metric, label in RULES.items() if metric != reported]
+    rules = [cell_means(results, metric, paper=paper, table=table, scale=scale,
+                        variant="").assign(variant=label) for metric, label in RULES.items() if metric
+             != reported]
     rows = pick(results, paper=paper, scale=scale, metric=reported)
     rows = rows[rows.table.isin([table, "ablation"]) & (rows.variant != "")]
-    return pd.concat(rules + [cell_means(part, reported).assign(variant=v) for v, part in rows.groupby("variant")])
+    return pd.concat(rules + [cell_means(part, reported).assign(variant=v)
+                              for v, part in rows.groupby("variant")])
 
 
 # Every far cell meets every variant that was run for it. A cell without a variant stays, with empty
@@ -74,7 +82,8 @@ def reasons(
 ) -> pd.DataFrame: # one row a far cell and variant: variant, mean, std, n, moved, left
     "What moved the cells that differ by more than some points, and how far."
     far = far_cells(both, points)[[*CELL, "paper_mean", "our_mean", "difference"]]
-    tried = _variants(results, *both[["paper", "table", "scale", "metric"]].iloc[0])[[*CELL, "variant", "mean", "std", "n"]]
+    tried = _variants(results, *both[["paper", "table", "scale", "metric"]].iloc[0])[[*CELL, "variant",
+        "mean", "std", "n"]]
     both = far.merge(tried, how="left", on=CELL)
     return both.assign(moved=both["mean"] - both.our_mean, left=both["mean"] - both.paper_mean)
 
@@ -84,16 +93,19 @@ def reasons(
 # `coverage` says, for every published table and every scale, how many cells there are, and how close.
 # "Within two ±" counts the cells that lie within twice the paper's own standard deviation.
 def _scales(results, paper, table):
-    found = set(pick(results, paper=paper, table=published(paper, table).grid.iloc[0], metric="accuracy").scale)
+    found = set(pick(results, paper=paper, table=published(paper, table).grid.iloc[0],
+                     metric="accuracy").scale)
     return [s for s in SCALES if s in found] + sorted(found - set(SCALES))
 
 def _tally(both, order):
     done, order = both[both.our_n.notna() & (both.same_as == "")], order.query("outcome != 'not run'")
     near = (done.difference.abs() <= 2 * done.paper_std.clip(lower=LEAST_STD) + 1e-9)[done.paper_std.notna()]
-    outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(), orderings_of=len(order))
+    outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(),
+                    orderings_of=len(order))
     low, median, high = done.difference.abs().quantile([.25, .5, .75])
     return dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=span(done.our_n), difference=median, low=low, high=high,
-                largest=done.difference.abs().max(), within=near.sum(), within_of=len(near), stand_in=listed(done.network[done.network != ""])) | outcomes
+                largest=done.difference.abs().max(), within=near.sum(), within_of=len(near),
+                stand_in=listed(done.network[done.network != ""])) | outcomes
 
 def score(
     both: pd.DataFrame, # from `side_by_side`
@@ -108,7 +120,8 @@ def all_sides(
     results: pd.DataFrame, # from `read_results`
 ) -> list: # of what `side_by_side` gives
     "Every published table at every scale that has results."
-    return [side_by_side(results, *t, scale) for t in published_tables() for scale in _scales(results, *t) or [""]]
+    return [side_by_side(results, *t, scale) for t in published_tables() for scale in _scales(results, *t)
+            or [""]]
 
 def identity(
     both: pd.DataFrame, # from `side_by_side`
@@ -134,14 +147,16 @@ def by_paper(
         sides = [side_by_side(results, *of, scale) for of in published_tables()]
         for paper in [*PAPERS, ""]:
             own = [both for both in sides if paper in ("", both.paper.iloc[0])]
-            rows.append(dict(paper=paper, scale=scale) | _tally(pd.concat(own), pd.concat(map(orderings, own))))
+            rows.append(dict(paper=paper, scale=scale)
+                        | _tally(pd.concat(own), pd.concat(map(orderings, own))))
     return pd.DataFrame([row for row in rows if row["cells"]])
 
 
 # Blocks and settings get their names in two columns of words:
 def _places(frame):
     blocks, settings = frame[["dataset", "model"]].to_numpy(), frame[["noise", "rate"]].to_numpy()
-    return pd.DataFrame(dict(block=[block_title(*b) for b in blocks], setting=[setting_title(*s) for s in settings]), index=frame.index)
+    return pd.DataFrame(dict(block=[block_title(*b) for b in blocks],
+                             setting=[setting_title(*s) for s in settings]), index=frame.index)
 
 def readable(
     frame: pd.DataFrame, # with the columns of `SETTING`, and methods
@@ -160,7 +175,8 @@ def three_counts(
     c, # has orderings, reversed and orderings_of
 ) -> str: # e.g. "36, 2, 87"
     "What became of the orderings of a paper."
-    return f"{c.orderings}, {c.reversed}, {c.orderings_of - c.orderings - c.reversed}" if c.orderings_of else "–"
+    return (f"{c.orderings}, {c.reversed}, {c.orderings_of - c.orderings - c.reversed}" if c.orderings_of
+            else "–")
 
 def _points(x): return "–" if pd.isna(x) else f"{x:.1f} points"
 
@@ -170,7 +186,8 @@ def told(
     "One row of the table of what has been reproduced."
     scale = ", ".join(filter(None, [c.scale or "not run", c.stand_in and named(c.stand_in)]))
     return {"paper": named(c.paper), "table": named(c.table), "scale": scale, "cells": _of(c.cells, c.of), "runs a cell": c.n or "–",
-            "median difference": _points(c.difference), "largest": _points(c.largest), "within 2 ±": _of(c.within, c.within_of),
+            "median difference": _points(c.difference), "largest": _points(c.largest),
+            "within 2 ±": _of(c.within, c.within_of),
             ORDERINGS: three_counts(c)}
 
 
@@ -189,7 +206,8 @@ def readme_table(
 # And a shorter one, a row a paper and scale, with numbers as all tables print them:
 def _told_paper(c):
     return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}", "median difference": _points(c.difference),
-            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of), ORDERINGS: three_counts(c)}
+            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of),
+            ORDERINGS: three_counts(c)}
 
 def papers_table(
     results: pd.DataFrame, # from `read_results`
@@ -221,16 +239,20 @@ def _line(method, rows, settings, first):
 
 def _part_text(part, settings, first):
     heads = zip_longest(*(wrap(setting_title(*s), 18) for s in settings), fillvalue="")
-    above = ["".join(_wide(word, 19) + " " for word in line) for line in heads] + ["  paper  ours  diff " * len(settings)]
+    above = (["".join(_wide(word, 19) + " " for word in line) for line in heads]
+             + ["  paper  ours  diff " * len(settings)])
     lines = [_line(m, rows, settings, first) for m, rows in part.groupby("method", sort=False)]
     return "\n".join(line.rstrip() for line in [*(" " * first + line for line in above), *lines])
 
 def _block_text(dataset, model, part):
-    head = "; ".join(filter(None, [block_title(dataset, model), f"scale {part.scale.iloc[0]}, n = {span(part.our_n)}", stand_in(part)]))
-    settings, first = list(dict.fromkeys(zip(part.noise, part.rate))), max(17, *(_seen(pretty(m)) + 1 for m in part.method))
+    head = "; ".join(filter(None, [block_title(dataset, model),
+                                   f"scale {part.scale.iloc[0]}, n = {span(part.our_n)}", stand_in(part)]))
+    settings, first = (list(dict.fromkeys(zip(part.noise, part.rate))),
+                       max(17, *(_seen(pretty(m)) + 1 for m in part.method)))
     n = (100 - first) // 20
     sets = [settings[k:k + n] for k in range(0, len(settings), n)]
-    return "\n".join([head, *(_part_text(part[[s in own for s in zip(part.noise, part.rate)]], own, first) for own in sets)])
+    return "\n".join([head, *(_part_text(part[[s in own for s in zip(part.noise, part.rate)]], own, first)
+                              for own in sets)])
 
 
 # Only blocks with results are shown. The title says how many cells that is, and at which scale.
@@ -244,7 +266,9 @@ def terminal_table(
     "Paper, ours and difference as plain text, for the blocks that have results."
     both = side_by_side(results, paper, table, scale)
     if dataset: both = pick(both, dataset=dataset)
-    blocks = [_block_text(*block, part) for block, part in both.groupby(["dataset", "model"], sort=False) if part.our_n.notna().any()]
-    title = f"{named(paper)}, {named(table)}: {both.our_n.notna().sum()} of {len(both)} cells at scale {scale}"
+    blocks = [_block_text(*block, part) for block, part in both.groupby(["dataset", "model"], sort=False)
+              if part.our_n.notna().any()]
+    title = (f"{named(paper)}, {named(table)}: {both.our_n.notna().sum()} of {len(both)} cells at scale "
+             f"{scale}")
     note = "test accuracy in percent; diff = ours − paper, in points; * = significant (Welch's t-test, 5 %)"
     return "\n\n".join([f"{title}\n{note}", *blocks])

@@ -1,7 +1,7 @@
 """How long blocks take on a machine: from what was recorded there, else from the arithmetic of their networks.
 
-An epoch passes each training image forwards and backwards, about three times the work of a forward pass, and each test image forwards;
-divided by that, seconds from runs of different sizes can be compared."""
+An epoch passes each training image forwards and backwards, about three times the work of a forward pass,
+and each test image forwards; divided by that, seconds from runs of different sizes can be compared."""
 import warnings
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from noisy_course.training import Run, generator, run_epochs, unverified_mask, v
 # Every run in a result file says how long it took, and where. An epoch passes each training image forwards
 # and backwards, about three times the work of a forward pass, and each test image forwards; divided by
 # that, seconds from runs of different sizes can be compared.
-CLOTHES = dict(clean_50k=50_000, real_and_clean_50k=1_050_000, real_then_clean_50k=1_050_000) # training samples of Clothing1M's other parts
+# training samples of Clothing1M's other parts
+CLOTHES = dict(clean_50k=50_000, real_and_clean_50k=1_050_000, real_then_clean_50k=1_050_000)
 SIZES = dict(mnist=(60_000, 10_000), fashion_mnist=(60_000, 10_000), cifar10=(50_000, 10_000), cifar100=(50_000, 10_000), imdb=(25_000, 25_000),
              clothing1m=(1_000_000, 10_526), imagenet=(1_281_167, 50_000)) # training and test samples
 SPEED = ["dataset", "network", "precision", "machine"]
@@ -45,11 +46,16 @@ def recorded_speed(
     "How fast runs were, from the results in some folders."
     files = sorted({f for folder in folders for f in Path(folder).glob("*.parquet")})
     if not files: return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[]] * 4, names=SPEED))
-    runs = pd.concat([pd.read_parquet(f, filters=[("metric", "==", "accuracy")]) for f in files], ignore_index=True)
+    runs = pd.concat([pd.read_parquet(f, filters=[("metric", "==", "accuracy")]) for f in files],
+                     ignore_index=True)
     runs = runs[~runs.method.isin([name for name, m in protocols.METHODS.items() if m.warm_start])]
-    runs = runs.reindex(columns=[*SPEED, "model", "samples", "epochs", "first_epochs", "seconds"]).fillna(dict(precision="fp32", first_epochs=0))
-    runs = runs.assign(network=runs.network.fillna("").where(lambda n: n != "", runs.model), epochs=runs.epochs + runs.first_epochs)
-    each = [seconds / work(dataset, samples, epochs) for dataset, samples, epochs, seconds in runs[["dataset", "samples", "epochs", "seconds"]].itertuples(index=False)]
+    runs = runs.reindex(columns=[*SPEED, "model", "samples", "epochs", "first_epochs",
+                                 "seconds"]).fillna(dict(precision="fp32", first_epochs=0))
+    runs = runs.assign(network=runs.network.fillna("").where(lambda n: n != "", runs.model),
+                       epochs=runs.epochs + runs.first_epochs)
+    each = [seconds / work(dataset, samples, epochs)
+            for dataset, samples, epochs, seconds in runs[["dataset", "samples", "epochs",
+        "seconds"]].itertuples(index=False)]
     return runs.assign(each=each).groupby(SPEED).each.median()
 
 
@@ -91,7 +97,8 @@ def n_run_epochs(
 ) -> float: # of all its runs, in all their stages
     "How many epochs the runs of a block have together."
     nothing = torch.zeros(1, dtype=torch.int64)
-    return run_epochs([Run(method, nothing, None, seed) for method in block_methods(block) for seed in block.seeds], block_recipe(block), weigh)
+    return run_epochs([Run(method, nothing, None, seed) for method in block_methods(block)
+                       for seed in block.seeds], block_recipe(block), weigh)
 
 def seconds_each(
     block: Block, # to train
@@ -100,7 +107,8 @@ def seconds_each(
 ) -> tuple: # (seconds a sample, nan if nothing ever ran here; whether they come from other networks)
     "How fast a block's network is on a machine, by what was recorded there."
     network = block.network or block.model
-    here = speed[[k[2:] == (block.precision, machine) for k in speed.index]].droplevel(["precision", "machine"])
+    here = speed[[k[2:] == (block.precision, machine) for k in speed.index]].droplevel(["precision",
+        "machine"])
     same = here[[n == network for _, n in here.index]]
     if len(same): return same.get((block.dataset, network), same.median()), False
     costs = [arithmetic(*k) if k[0] in SHAPES and k != ("cifar10", "mlp") else np.nan for k in here.index]
@@ -112,9 +120,11 @@ def estimate(
     machine: str, # that trains it, as `machine` calls it
 ) -> float: # seconds; nan if unknown
     "How long a block takes on a machine."
-    share, samples = block.checked or CLOTHES["clean_50k"] / CLOTHES["real_then_clean_50k"], block.samples or CLOTHES.get(block.noise, 0)
+    share, samples = (block.checked or CLOTHES["clean_50k"] / CLOTHES["real_then_clean_50k"],
+                      block.samples or CLOTHES.get(block.noise, 0))
     weigh = lambda method: {verified_mask: share, unverified_mask: 1 - share}.get(method.samples, 1)
-    passes = work(block.dataset, samples, n_run_epochs(block, weigh)) + SIZES[block.dataset][1] * (n_run_epochs(block) - n_run_epochs(block, weigh))
+    passes = (work(block.dataset, samples, n_run_epochs(block, weigh)) + SIZES[block.dataset][1]
+              * (n_run_epochs(block) - n_run_epochs(block, weigh)))
     return seconds_each(block, speed, machine)[0] * passes
 
 
@@ -130,13 +140,16 @@ def outlook(
     shipped = (data.settings_file() or Path("settings.ini")).parent / "results"
     speed = recorded_speed([results, shipped])
     todo, ours = ({b.name: b for b in missing(blocks, folder)} for folder in (results, shipped))
-    rows = pd.DataFrame([_row(b, todo.get(b.name), speed, machine, min(workers, len(todo))) | dict(published=b.name not in ours) for b in blocks])
-    found = rows.groupby(["table", "dataset", "network"], sort=False).agg(lambda c: c.sum(skipna=False)).reset_index()
+    rows = pd.DataFrame([_row(b, todo.get(b.name), speed, machine, min(workers, len(todo)))
+                         | dict(published=b.name not in ours) for b in blocks])
+    found = rows.groupby(["table", "dataset", "network"],
+                         sort=False).agg(lambda c: c.sum(skipna=False)).reset_index()
     return found.assign(guessed=found.guessed > 0)
 
 def _row(block, todo, speed, machine, workers):
     "A block, and what of it is to do."
-    row = dict(table=f"{block.paper} {block.table}", dataset=block.dataset, network=block.network or block.model, blocks=1, done=todo is None)
+    row = dict(table=f"{block.paper} {block.table}", dataset=block.dataset,
+               network=block.network or block.model, blocks=1, done=todo is None)
     if todo is None: return row | dict(published=False, run_epochs=0, hours=0., guessed=False)
     hours, guessed = estimate(todo, speed, machine) / 3600 / workers, seconds_each(todo, speed, machine)[1]
     return row | dict(published=False, run_epochs=n_run_epochs(todo), hours=hours, guessed=guessed)

@@ -46,13 +46,16 @@ from noisy_course.lab.papers import TABLES
 # Minutes are few, so the order decides. First comes what the papers' main tables lack most and a laptop
 # cannot give; then all the rest of those tables, as the papers have it.
 FIRST = (("patrini2017", "table2", "cifar10", "resnet14"), ("patrini2017", "table2", "cifar10", "resnet32"), ("patrini2017", "table2", "imdb", "lstm"),
-         ("wang2019", "table1", "mnist", "cnn4"), *(("jindal2019", table, "mnist", "lenet") for table in ("table1", "table1b", "table1c")),
-         *(("wang2019", table, "cifar10", "cnn8") for table in ("table1", "table2")), ("zhang2018", "table1", "fashion_mnist", "resnet18"),
+         ("wang2019", "table1", "mnist", "cnn4"),
+         *(("jindal2019", table, "mnist", "lenet") for table in ("table1", "table1b", "table1c")),
+         *(("wang2019", table, "cifar10", "cnn8") for table in ("table1", "table2")),
+         ("zhang2018", "table1", "fashion_mnist", "resnet18"),
          *(("tanaka2018", table, "cifar10", "preact32") for table in ("table1", "table2")))
 
 def value_order() -> list: # of (paper, table, dataset, model)
     "The parts of the papers' main tables, the most valuable first."
-    rest = [(*key, part.dataset, part.model) for key, grid in TABLES.items() if key in published_tables() for part in grid.parts]
+    rest = [(*key, part.dataset, part.model) for key, grid in TABLES.items() if key in published_tables()
+            for part in grid.parts]
     return list(dict.fromkeys([*FIRST, *rest]))
 
 
@@ -62,7 +65,8 @@ def most_valuable(
     scale: str = "paper", # "smoke", "laptop" or "paper"
 ) -> list: # of Block
     "The blocks of the main tables that have no result yet, the most valuable first."
-    todo = [block for paper, table, dataset, model in value_order() for block in blocks(plan(paper, table, scale, dataset=dataset, model=model))]
+    todo = [block for paper, table, dataset, model in value_order()
+            for block in blocks(plan(paper, table, scale, dataset=dataset, model=model))]
     for folder in results: todo = missing(todo, folder)
     return todo
 
@@ -104,11 +108,14 @@ def idx_bytes(
     return struct.pack(f">4B{x.ndim}I", 0, 0, 8, x.ndim, *x.shape) + x.numpy().tobytes()
 
 def _idx_files(train_x, train_y, test_x, test_y):
-    return {f"FashionMNIST/raw/{name}": idx_bytes(x.byte()) for name, x in zip(data.IDX_FILES, (train_x, train_y, test_x, test_y))}
+    return {f"FashionMNIST/raw/{name}": idx_bytes(x.byte())
+            for name, x in zip(data.IDX_FILES, (train_x, train_y, test_x, test_y))}
 
 def _bin_files(train_x, train_y, test_x, test_y):
-    train, test = (torch.cat([y[:, None].byte(), x.flatten(1)], 1) for x, y in ((train_x, train_y), (test_x, test_y)))
-    return {f"cifar-10-batches-bin/{name}.bin": rows.numpy().tobytes() for name, rows in zip(data.CIFAR10_FILES, (*train.chunk(5), test))}
+    train, test = (torch.cat([y[:, None].byte(), x.flatten(1)], 1)
+                   for x, y in ((train_x, train_y), (test_x, test_y)))
+    return {f"cifar-10-batches-bin/{name}.bin": rows.numpy().tobytes()
+            for name, rows in zip(data.CIFAR10_FILES, (*train.chunk(5), test))}
 
 OFFICIAL = dict(fashion_mnist=_idx_files, cifar10=_bin_files)
 
@@ -127,7 +134,8 @@ def pack_data(
 
 def _pack_images(dataset, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    for split, x, y in (("train", dataset.train_x, dataset.train_y), ("test", dataset.test_x, dataset.test_y)):
+    for split, x, y in (("train", dataset.train_x, dataset.train_y),
+                        ("test", dataset.test_x, dataset.test_y)):
         np.save(folder / f"{split}.npy", y.byte().numpy())
         for i, some in enumerate(x.split(10_000)): sheet(some).save(folder / f"{split}-{i}.png")
 
@@ -146,7 +154,8 @@ def unpack_data(
 
 def _unpacked(folder, split):
     pictures = sorted(folder.glob(f"{split}-*.png"))
-    return torch.cat([images_of(Image.open(picture)) for picture in pictures]), torch.from_numpy(np.load(folder / f"{split}.npy"))
+    return (torch.cat([images_of(Image.open(picture)) for picture in pictures]),
+            torch.from_numpy(np.load(folder / f"{split}.npy")))
 
 
 # Wheels
@@ -159,7 +168,8 @@ AT_HOME = ("torch", "torchvision", "snakemake")
 
 def needs() -> list: # of requirements
     "What training a block needs besides PyTorch, as the package's metadata says: its own, and those of the extra `lab`."
-    ours = [r for r in map(Requirement, requires("noisy_course")) if not r.marker or r.marker.evaluate(dict(extra="lab"))]
+    ours = [r for r in map(Requirement, requires("noisy_course")) if not r.marker
+            or r.marker.evaluate(dict(extra="lab"))]
     return [f"{r.name}{r.specifier}" for r in ours if r.name not in AT_HOME]
 
 def lacking(
@@ -167,20 +177,25 @@ def lacking(
     python: str, # of the other machine, e.g. "3.12"
 ) -> list: # of requirements
     "What the wheels in a folder need there, and none of them is."
-    wheels, there = sorted(folder.glob("*.whl")), dict(python_version=python, python_full_version=f"{python}.0", extra="")
+    wheels, there = (sorted(folder.glob("*.whl")),
+                     dict(python_version=python, python_full_version=f"{python}.0", extra=""))
     have = {canonicalize_name(wheel.name.split("-")[0]) for wheel in wheels} | {"torch"}
     asked = [Requirement(line) for wheel in wheels for line in _metadata(wheel).get_all("Requires-Dist", [])]
-    return sorted({f"{r.name}{r.specifier}" for r in asked if canonicalize_name(r.name) not in have and (not r.marker or r.marker.evaluate(there))})
+    return sorted({f"{r.name}{r.specifier}" for r in asked if canonicalize_name(r.name) not in have
+                   and (not r.marker or r.marker.evaluate(there))})
 
 def _metadata(wheel):
-    with zipfile.ZipFile(wheel) as files: return message_from_bytes(files.read(next(n for n in files.namelist() if n.endswith(".dist-info/METADATA"))))
+    with zipfile.ZipFile(wheel) as files:
+        return message_from_bytes(files.read(next(n for n in files.namelist()
+            if n.endswith(".dist-info/METADATA"))))
 
 
 # PyTorch itself stays where it is, and torchvision must fit it: its version, and its build for CUDA or for
 # processors. Most machines with PyTorch have it too; for those that have not, one wheel for each PyTorch
 # since 2.11 comes along, and `run.py` takes the first that can be imported. Where none can, only the blocks
 # fail whose networks are torchvision's (ResNet-18, 34 and 50, AlexNet).
-TORCHVISION = "torchvision==0.26.0", "torchvision==0.27.0", "torchvision==0.27.1", "torchvision==0.28.0", "torchvision>=0.29"
+TORCHVISION = ("torchvision==0.26.0", "torchvision==0.27.0", "torchvision==0.27.1", "torchvision==0.28.0",
+               "torchvision>=0.29")
 
 def download_wheels(
     folder: Path, # to write to
@@ -188,9 +203,12 @@ def download_wheels(
     machine: str = "x86_64", # its processor, or "aarch64"
 ) -> None:
     "Fetch wheels of all that a machine lacks which has PyTorch alone, pip among them."
-    systems = [f"manylinux_2_{n}_{machine}" for n in range(28, 4, -1)] + [f"manylinux{year}_{machine}" for year in (2014, 2010, 1)]
-    options = ["--only-binary=:all:", "--python-version", python, *(f"--platform={system}" for system in systems), "--dest", str(folder)]
-    pip = lambda *words: subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *options, *words], check=True)
+    systems = ([f"manylinux_2_{n}_{machine}" for n in range(28, 4, -1)]
+               + [f"manylinux{year}_{machine}" for year in (2014, 2010, 1)])
+    options = ["--only-binary=:all:", "--python-version", python,
+               *(f"--platform={system}" for system in systems), "--dest", str(folder)]
+    pip = lambda *words: subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *options,
+                                         *words], check=True)
     for version in TORCHVISION: pip("--no-deps", version)
     pip("pip", *needs())
     while lacks := lacking(folder, python): pip(*lacks)
@@ -209,7 +227,8 @@ def cut(
     own = lambda member: member.replace(mtime=0, uid=0, gid=0, uname="", gname="", deep=False)
     with TemporaryFile(dir=parts) as whole:
         with tarfile.open(fileobj=whole, mode="w") as archive:
-            for file in sorted(f for f in source.rglob("*") if f.is_file()): archive.addfile(own(archive.gettarinfo(file, file.relative_to(source))), open(file, "rb"))
+            for file in sorted(f for f in source.rglob("*") if f.is_file()):
+                archive.addfile(own(archive.gettarinfo(file, file.relative_to(source))), open(file, "rb"))
         whole.seek(0)
         pieces = iter(lambda: whole.read(int(megabytes * 1e6)), b"")
         return dict(_written(parts / f"{source.name}.{i}", raw) for i, raw in enumerate(pieces, 1))
@@ -230,7 +249,8 @@ def copy_course(
     folder: Path, # to write to
 ) -> None:
     "The course without tests and results, and a note of its commit."
-    for name in ("noisy_course", "nbs"): shutil.copytree(COURSE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("noisy_course", "nbs"):
+        shutil.copytree(COURSE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     (folder / "packed.json").write_text(json.dumps(tree() | dict(sources=sources())))
 
 
@@ -248,23 +268,28 @@ def write_pack(
     require(todo, "todo", "blocks that have no result yet", "none: there is nothing to train")
     folder, absent = Path(folder), {name for block in todo for name in data_of(block) if not place_of(name)}
     kept = [block for block in todo if not data_of(block) & absent]
-    require(kept, "todo", f"blocks whose data are on this machine, which has no {', '.join(sorted(absent))}", f"{len(todo)} others")
+    require(kept, "todo", f"blocks whose data are on this machine, which has no {', '.join(sorted(absent))}",
+            f"{len(todo)} others")
     _emptied(folder)
     with TemporaryDirectory(dir=folder, prefix=".staged-") as staged:
         _stage(Path(staged), kept, python, machine)
-        groups = {group.name: cut(group, folder / "parts", megabytes) for group in sorted(Path(staged).iterdir())}
+        groups = {group.name: cut(group, folder / "parts", megabytes)
+                  for group in sorted(Path(staged).iterdir())}
     made_for = dict(python=python, machine=machine) if python else {}
-    _tell(folder, kept, dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups) | made_for | tree())
+    _tell(folder, kept, dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups) | made_for
+          | tree())
     size = lambda parts: round(sum((folder / "parts" / name).stat().st_size for name in parts) / 1e6, 1)
     left_out = {name: sum(name in data_of(block) for block in todo) for name in sorted(absent)}
-    return dict(blocks=len(kept), left_out=left_out, megabytes={group: size(parts) for group, parts in groups.items()})
+    return dict(blocks=len(kept), left_out=left_out,
+                megabytes={group: size(parts) for group, parts in groups.items()})
 
 
 OWN = "run.py", "plan.json", "pack.json", "parts", "work", "results"
 
 def _emptied(folder):
     other = [path.name for path in folder.glob("[!.]*") if path.name not in OWN] if folder.exists() else []
-    require(not other, "folder", "a new folder, or a pack to write anew", f"{folder} with {', '.join(other[:3])}")
+    require(not other, "folder", "a new folder, or a pack to write anew",
+            f"{folder} with {', '.join(other[:3])}")
     (folder / "pack.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     (folder / "parts").mkdir(parents=True)
@@ -277,10 +302,13 @@ def _stage(staged, kept, python, machine):
 
 def _tell(folder, kept, pack):
     shutil.copy(SCRIPT, folder / "run.py")
-    (folder / "plan.json").write_text(json.dumps({block.name: parameters(block, "", "") for block in kept}, indent=1))
+    (folder / "plan.json").write_text(json.dumps({block.name: parameters(block, "", "") for block in kept},
+        indent=1))
     with atomic_write(folder / "pack.json") as part: part.write_text(json.dumps(pack, indent=1))
 
-def _least_torch(): return next(s.version for r in map(Requirement, requires("noisy_course")) if r.name == "torch" for s in r.specifier)
+def _least_torch():
+    return next(s.version for r in map(Requirement, requires("noisy_course")) if r.name == "torch"
+                for s in r.specifier)
 
 
 # Against the clock
@@ -299,7 +327,8 @@ def run_plan(
 ) -> list: # result files of the plan
     "Train a plan's missing blocks, the most valuable first, until the time is over."
     check_workers(workers)
-    results, ends, given = Path(results).resolve(), time.monotonic() + 60 * minutes - LAST, json.loads(Path(file).read_text())
+    results, ends, given = (Path(results).resolve(), time.monotonic() + 60 * minutes - LAST,
+                            json.loads(Path(file).read_text()))
     planned = [block_from(one, set())[0] for one in given.values()]
     with lock(results / "locks" / "batch", wait=False):
         here = {name: one | dict(device=device, results=str(results)) for name, one in given.items()}
@@ -312,7 +341,8 @@ def _train(planned, results, ends, workers):
     todo, running = missing(planned, results), {}
     set_aside(todo, results)
     waiting = list(todo)
-    with tqdm(desc=_clock(ends), unit="run-epoch", smoothing=.05, mininterval=1 if sys.stderr.isatty() else 20) as bar:
+    with tqdm(desc=_clock(ends), unit="run-epoch", smoothing=.05,
+              mininterval=1 if sys.stderr.isatty() else 20) as bar:
         try:
             while (waiting or running) and time.monotonic() < ends:
                 while waiting and len(running) < workers: _start(waiting.pop(0), results, running, bar, ends)
@@ -328,21 +358,24 @@ def _look(todo, results, running, bar, ends):
     bar.set_description(_clock(ends), refresh=False)
     bar.update(done - bar.n)
     for name in [name for name, process in running.items() if process.poll() is not None]:
-        outcome = "done" if running.pop(name).returncode == 0 else f"failed, see {results / 'logs' / name}.log"
+        outcome = ("done" if running.pop(name).returncode == 0
+                   else f"failed, see {results / 'logs' / name}.log")
         bar.write(f"{_clock(ends)}: {name} {outcome}")
 
 
 # A block's process is started in a session of its own, so that Ctrl-C reaches it once, from here. A
 # notebook is given half a minute to go.
 PRCTL = getattr(CDLL(None), "prctl", None) if sys.platform == "linux" else None
-LAST, TRAIN = 30., "import sys; from noisy_course.lab.job import execute_planned; execute_planned(*sys.argv[1:])"
+LAST, TRAIN = (30.,
+               "import sys; from noisy_course.lab.job import execute_planned; execute_planned(*sys.argv[1:])")
 
 def _start(block, results, running, bar, ends):
     bar.write(f"{_clock(ends)}: {block.name} begins")
     log = results / "logs" / f"{block.name}.log"
     log.parent.mkdir(exist_ok=True)
     with open(log, "w") as said:
-        running[block.name] = subprocess.Popen([sys.executable, "-c", TRAIN, str(results / "plan.json"), block.name], stdout=said, stderr=said, start_new_session=True, preexec_fn=_hearing)
+        running[block.name] = subprocess.Popen([sys.executable, "-c", TRAIN, str(results / "plan.json"),
+            block.name], stdout=said, stderr=said, start_new_session=True, preexec_fn=_hearing)
 
 def _hearing():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -365,10 +398,14 @@ def main(
     argv: list | None = None, # words of the command line; those of the process if none
 ) -> None:
     "Write a pack, run one, or import results: python -m noisy_course.lab.gpu_pack pack|run|import ..."
-    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.gpu_pack", description="Results from a rented GPU.")
+    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.gpu_pack",
+                                     description="Results from a rented GPU.")
     commands = parser.add_subparsers(dest="command", required=True)
     add = lambda name, **options: commands.add_parser(name, help=options.pop("help")).add_argument
-    pack, run, back = (add(name, help=text) for name, text in (("pack", "write a pack"), ("run", "train the blocks of an unpacked one"), ("import", "add results that came back")))
+    pack, run, back = (add(name, help=text)
+                       for name, text in (("pack", "write a pack"),
+                                          ("run", "train the blocks of an unpacked one"),
+                                          ("import", "add results that came back")))
     pack("folder", type=Path, help="of the pack")
     pack("--minutes", type=float, default=30., help="that its command takes, if it is not told otherwise")
     pack("--scale", default="paper", help="smoke, laptop or paper")
@@ -402,25 +439,33 @@ def _check_pack(given):
 def _pack(given):
     _check_pack(given)
     said = tree()
-    require(not said["dirty"] and said["commit"] != "unknown", "tree", "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
+    require(not said["dirty"] and said["commit"] != "unknown", "tree",
+            "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
     todo = most_valuable([COURSE / "results", results_folder()], given.scale)
     told = write_pack(given.folder, todo, given.minutes, given.python, given.machine, given.megabytes)
-    for name, n in told["left_out"].items(): print(f"left out: {n} blocks that need {name}, which is not on this machine")
-    print(f"{given.folder}: {told['blocks']} blocks; megabytes: {', '.join(f'{group} {size:g}' for group, size in told['megabytes'].items())}")
-    print(f"On a machine with PyTorch and Python {given.python}: python run.py --minutes {given.minutes:g}. Then bring its folder results back.")
+    for name, n in told["left_out"].items():
+        print(f"left out: {n} blocks that need {name}, which is not on this machine")
+    print(f"{given.folder}: {told['blocks']} blocks; megabytes: "
+          f"{', '.join(f'{group} {size:g}' for group, size in told['megabytes'].items())}")
+    print(f"On a machine with PyTorch and Python {given.python}: python run.py --minutes {given.minutes:g}. "
+          "Then bring its folder results back.")
 
 def _run(given):
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if stop == signal.SIGINT or signal.getsignal(stop) != signal.SIG_IGN: signal.signal(stop, signal.default_int_handler)
+        if stop == signal.SIGINT or signal.getsignal(stop) != signal.SIG_IGN:
+            signal.signal(stop, signal.default_int_handler)
     require(math.isfinite(given.until), "until", "seconds since 1970", given.until)
     if given.device: check_device(given.device)
-    require(given.device or torch.cuda.is_available(), "device", "a GPU that PyTorch can use (--device cpu trains without one)", "none")
+    require(given.device or torch.cuda.is_available(), "device",
+            "a GPU that PyTorch can use (--device cpu trains without one)", "none")
     for name in data.LAYOUTS | data.HUMAN_LAYOUTS:
-        if (given.work / name).is_dir() and not place_of(name): unpack_data(name, given.work / name, given.work / "data")
+        if (given.work / name).is_dir() and not place_of(name):
+            unpack_data(name, given.work / name, given.work / "data")
     device = given.device or "cuda"
     print(f"training on {device}", flush=True)
     finished = run_plan(given.plan, given.results, (given.until - time.time()) / 60, device, given.workers)
-    print(f"{len(finished)} of {len(json.loads(given.plan.read_text()))} blocks are finished; bring the folder {given.results.name} back")
+    print(f"{len(finished)} of {len(json.loads(given.plan.read_text()))} blocks are finished; bring the "
+          f"folder {given.results.name} back")
 
 def _import(given):
     outcome = import_results(given.folder, given.to)

@@ -1,8 +1,8 @@
 """Which runs a table asks for, and which of them train together: plans, blocks and their names.
 
-Rows of a plan that share data, network, noise and size are a block. Its name ends in a hash of its setting: change a number or the recipe,
-and the old result is no longer found, hence never reused by mistake. Its methods and seeds are not in the name: a table that gains one
-trains the new runs alone."""
+Rows of a plan that share data, network, noise and size are a block. Its name ends in a hash of its
+setting: change a number or the recipe, and the old result is no longer found, hence never reused by
+mistake. Its methods and seeds are not in the name: a table that gains one trains the new runs alone."""
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,7 +33,8 @@ def plan(
     **only, # columns to restrict, e.g. dataset="mnist", method="forward" or rate=.6; None restricts nothing
 ) -> pd.DataFrame: # one row a run
     "All runs of a table at a scale."
-    for name, word in dict(paper=paper, table=table, scale=scale, precision=precision).items(): require(isinstance(word, str), name, "a word", repr(word))
+    for name, word in dict(paper=paper, table=table, scale=scale, precision=precision).items():
+        require(isinstance(word, str), name, "a word", repr(word))
     require(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     require(precision in ("fp32", "bf16"), "precision", "'fp32' or 'bf16'", repr(precision))
     rows = pd.DataFrame(_rows(paper, table, scale)).assign(precision=precision)
@@ -41,10 +42,13 @@ def plan(
         require(column in rows, column, f"one of the columns {', '.join(rows)}", repr(value))
         require(value is None or np.isscalar(value), column, "one value", repr(value))
         known, quoted = rows[column].drop_duplicates(), column == "method" and (paper, table, value) in QUOTED
-        require(not quoted, column, f"a method that {paper} {table} can be run with", f"{value!r}, which the paper quotes and did not run")
+        require(not quoted, column, f"a method that {paper} {table} can be run with",
+                f"{value!r}, which the paper quotes and did not run")
         if value is not None: rows = rows[rows[column] == value]
-        require(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}", repr(value))
-    if precision != "fp32": rows = rows.assign(variant=rows.variant.where(rows.variant == "", rows.variant + ", ") + precision)
+        require(len(rows) > 0, column, f"one that {paper} {table} has: {', '.join(map(str, known))}",
+                repr(value))
+    if precision != "fp32":
+        rows = rows.assign(variant=rows.variant.where(rows.variant == "", rows.variant + ", ") + precision)
     return rows.reset_index(drop=True)
 
 
@@ -54,20 +58,26 @@ def grid(
     table: str, # e.g. "table1"
 ) -> Grid:
     "What a table or figure is made of."
-    for name, word in dict(paper=paper, table=table).items(): require(isinstance(word, str), name, "a word", repr(word))
+    for name, word in dict(paper=paper, table=table).items():
+        require(isinstance(word, str), name, "a word", repr(word))
     require(paper in KNOWN, "paper", f"one of {', '.join(KNOWN)}", repr(paper))
-    require((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}", f"{paper} {table}")
+    require((paper, table) in TABLES, "table", f"one of {', '.join(map(' '.join, TABLES))}",
+            f"{paper} {table}")
     return TABLES[paper, table]
 
 def _rows(paper, table, scale):
     for part in grid(paper, table).parts:
         small = at_scale(part, scale)
-        where = dict(paper=paper, table=table, dataset=small.dataset, model=small.model, samples=small.samples, scale=scale, network=small.network)
+        where = dict(paper=paper, table=table, dataset=small.dataset, model=small.model,
+                     samples=small.samples, scale=scale, network=small.network)
         usual = USUAL | dict(epochs=small.epochs or small.recipe.epochs) | small.usual
         for (kind, rate), (variant, of_all) in product(small.noises, grid(paper, table).variants):
             shrunk = scaled(variant, small)
-            cell = where | dict(noise=kind, rate=rate, variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in variant.items())) | usual | shrunk
-            yield from (cell | dict(method=method, seed=seed) for method in small.methods or of_all for seed in range(small.seeds))
+            cell = (where | dict(noise=kind, rate=rate,
+                                 variant=", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}"
+                for k, v in variant.items())) | usual | shrunk)
+            yield from (cell | dict(method=method, seed=seed) for method in small.methods or of_all
+                        for seed in range(small.seeds))
 
 
 # From a plan to blocks
@@ -116,22 +126,27 @@ class Block:
     checked: float = 0. # share of the training samples, the first ones, whose labels are true and known to be
 
     def __post_init__(self):
-        for field in fields(self): object.__setattr__(self, field.name, _valid(field, getattr(self, field.name)))
+        for field in fields(self):
+            object.__setattr__(self, field.name, _valid(field, getattr(self, field.name)))
         _check_together(self)
 
     @cached_property
     def name(self) -> str: # of the result file, without its ending
         "A readable name with a hash of the setting; a field at its default does not count."
-        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default and f.name not in ("methods", "seeds")}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default
+               and f.name not in ("methods", "seeds")}
         images = self.seeds[0] if self.noise == "open_set" else None
-        setting = identity.identity([identity.ENGINE, own, images, identity.recipe_definition(block_recipe(self))])
-        words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}", self.variant.replace(", ", "-"), self.scale, setting]
+        setting = identity.identity([identity.ENGINE, own, images,
+                                     identity.recipe_definition(block_recipe(self))])
+        words = [self.paper, self.table, self.dataset, self.model, self.noise, f"{self.rate:g}",
+                 self.variant.replace(", ", "-"), self.scale, setting]
         return "_".join(w for w in words if w)
 
     @cached_property
     def identities(self) -> dict: # name of a method → identity
         "What the runs of each method are known by: its hyper-parameters and its version."
-        return {method.name: identity.identity(identity.method_definition(method)) for method in block_methods(self)}
+        return {method.name: identity.identity(identity.method_definition(method))
+                for method in block_methods(self)}
 
     @property
     def checkpoints(self) -> str: # folder, below the one of all checkpoints
@@ -143,12 +158,14 @@ class Block:
 # would otherwise train some other noise under the misspelt name. Words are one of a few:
 WORDS = dict(
     dataset=DATASETS, model=NETWORKS, noise=NOISES, scale=[*SCALES], precision=["fp32", "bf16"],
-    network=["", *NETWORKS], decay=["weights", "rate"], outside=["", *DATASETS], inputs=["", "whitened", "features"],
+    network=["", *NETWORKS], decay=["weights", "rate"], outside=["", *DATASETS],
+    inputs=["", "whitened", "features"],
     prior=["", "labels"])
 
 def _word(name, value):
     require(isinstance(value, str), name, "a word", repr(value))
-    require(value in WORDS.get(name, [value]), name, f"one of {', '.join(map(repr, WORDS.get(name, [])))}", repr(value))
+    require(value in WORDS.get(name, [value]), name, f"one of {', '.join(map(repr, WORDS.get(name, [])))}",
+            repr(value))
     return value
 
 
@@ -156,21 +173,25 @@ def _word(name, value):
 # `rate=0.` are the same block:
 SHARE, POSITIVE = pd.Interval(0, 1, closed="both"), pd.Interval(0, math.inf, closed="left")
 INTERVALS = dict(
-    rate=SHARE, checked=SHARE, dropout=pd.Interval(0, 1, closed="left"), clip=pd.Interval(0, 1, closed="left"),
+    rate=SHARE, checked=SHARE, dropout=pd.Interval(0, 1, closed="left"),
+    clip=pd.Interval(0, 1, closed="left"),
     q=pd.Interval(0, 1, closed="right"), percentile=pd.Interval(0, 100, closed="both"),
     epochs=pd.Interval(1, math.inf, closed="left"), A=pd.Interval(-math.inf, 0, closed="neither"))
 
 def _number(name, value, kind):
     within, whole = INTERVALS.get(name, POSITIVE), (int, np.integer)
-    real = isinstance(value, whole if kind is int else (float, np.floating, *whole)) and not isinstance(value, bool)
+    real = (isinstance(value, whole if kind is int else (float, np.floating, *whole))
+            and not isinstance(value, bool))
     require(real and value in within, name, f"a {'whole ' * (kind is int)}number in {within}", repr(value))
     return kind(value)
 
 
 # Methods and seeds are tuples, without repetition:
 def _is_method(value): return isinstance(value, str) and value in protocols.METHODS
-def _is_seed(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
-SEVERAL = dict(methods=(_is_method, f"one of {', '.join(protocols.METHODS)}"), seeds=(_is_seed, "a whole number from 0"))
+def _is_seed(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+SEVERAL = dict(methods=(_is_method, f"one of {', '.join(protocols.METHODS)}"),
+               seeds=(_is_seed, "a whole number from 0"))
 
 def _several(name, value):
     good, one = SEVERAL[name]
@@ -190,9 +211,11 @@ def _valid(field, value):
 def _check_together(block):
     grid(block.paper, block.table)
     maps = ["", *noise.FLIPS.get(block.dataset, ())]
-    require(block.flips in maps, "flips", f"one of {', '.join(map(repr, maps))} on {block.dataset}", repr(block.flips))
+    require(block.flips in maps, "flips", f"one of {', '.join(map(repr, maps))} on {block.dataset}",
+            repr(block.flips))
     outside = bool(block.outside) or block.noise != "open_set"
-    require(outside, "outside", f"one of {', '.join(DATASETS)}, as the noise is open-set", repr(block.outside))
+    require(outside, "outside", f"one of {', '.join(DATASETS)}, as the noise is open-set",
+            repr(block.outside))
     plain = re.fullmatch(r"[\w.=, -]{0,100}", block.variant)
     require(plain, "variant", "up to 100 letters, digits and . = , - or blanks", repr(block.variant))
 
@@ -205,7 +228,8 @@ def blocks(
     shared = [f.name for f in fields(Block) if f.name not in ("methods", "seeds")]
     check_frame(plan, "plan", [*shared, "method", "seed"])
     cuts = plan.groupby([*shared, plan.seed.where(plan.noise == "open_set", -1)], sort=False)
-    return [Block(**dict(zip(shared, key)), methods=tuple(part.method.unique()), seeds=tuple(map(int, part.seed.unique()))) for key, part in cuts]
+    return [Block(**dict(zip(shared, key)), methods=tuple(part.method.unique()),
+                  seeds=tuple(map(int, part.seed.unique()))) for key, part in cuts]
 
 
 def block_methods(
@@ -223,6 +247,8 @@ def block_recipe(
     part = at_scale(grid(block.paper, block.table).part(block.dataset, block.model), block.scale)
     recipe = part.recipe if block.decay == "weights" else as_in_the_code(part.recipe)
     recipe = replace(shortened(recipe, block.epochs), precision=block.precision)
-    if not recipe.first_stage: return recipe if not block.lr else replace(recipe, optimizer=partial(recipe.optimizer, lr=block.lr))
-    first = replace(shortened(recipe.first_stage, block.first_epochs), precision=block.precision, optimizer=partial(recipe.first_stage.optimizer, lr=block.lr))
+    if not recipe.first_stage:
+        return recipe if not block.lr else replace(recipe, optimizer=partial(recipe.optimizer, lr=block.lr))
+    first = replace(shortened(recipe.first_stage, block.first_epochs), precision=block.precision,
+                    optimizer=partial(recipe.first_stage.optimizer, lr=block.lr))
     return replace(recipe, first_stage=first)

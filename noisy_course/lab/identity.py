@@ -1,9 +1,10 @@
 """What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
 
-A result file is named after its setting: data, noise, network, size and recipe. Its rows belong to runs, and each run carries the identity
-of its method. So a table that gains a method trains that method alone, and a changed recipe no longer finds the old numbers. What no
-definition can say, that the same words come to compute something else, is said by two versions: `ENGINE` for what all runs share (the
-loop, the data, the noise, the networks), and `Method.version` for one method. A test holds recorded outcomes against both."""
+A result file is named after its setting: data, noise, network, size and recipe. Its rows belong to runs,
+and each run carries the identity of its method. So a table that gains a method trains that method alone,
+and a changed recipe no longer finds the old numbers. What no definition can say, that the same words come
+to compute something else, is said by two versions: `ENGINE` for what all runs share (the loop, the data,
+the noise, the networks), and `Method.version` for one method. A test holds recorded outcomes against both."""
 import json
 from functools import partial
 from hashlib import sha256
@@ -46,7 +47,8 @@ def _function(f):
     if f is None: return None
     if isinstance(f, partial): return [_function(f.func), list(f.args), f.keywords]
     name = getattr(f, "__qualname__", type(f).__name__)
-    require("<lambda>" not in name, "augment", "a function with a name, by which its results are found again", "a lambda")
+    require("<lambda>" not in name, "augment", "a function with a name, by which its results are found again",
+            "a lambda")
     return name
 
 

@@ -22,7 +22,8 @@ def defined_block(
     own = {f.name: rows[f.name].unique().tolist() for f in fields(Block) if f.name in rows}
     mixed = [name for name, values in own.items() if len(values) > 1]
     require(not mixed, "rows", "one block", f"several values of {', '.join(mixed)}")
-    return Block(**{name: value for name, (value,) in own.items()}, methods=tuple(rows.method.unique()), seeds=tuple(rows.seed.unique().tolist()))
+    return Block(**{name: value for name, (value,) in own.items()}, methods=tuple(rows.method.unique()),
+                 seeds=tuple(rows.seed.unique().tolist()))
 
 def fault(
     file: Path, # a result
@@ -31,23 +32,31 @@ def fault(
     try: rows = read_file(file)
     except Exception as error: return f"cannot be read ({error})"
     try: block = defined_block(rows)
-    except (AttributeError, KeyError, TypeError, ValueError) as error: return f"is no result of one block ({error})"
-    if {block.name} != {file.stem} | set(rows.block): return f"is not what its name says: its rows define {block.name}"
-    other = [name for name, own in rows.groupby("method").identity.unique().items() if list(own) != [block.identities[name]]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"is no result of one block ({error})"
+    if {block.name} != {file.stem} | set(rows.block):
+        return f"is not what its name says: its rows define {block.name}"
+    other = [name for name, own in rows.groupby("method").identity.unique().items() if list(own)
+             != [block.identities[name]]]
     if other: return f"comes from another version, or other hyper-parameters, of {', '.join(other)}"
     return _gaps(rows, block) or flaw(file) or _origin(rows)
 
 
 # Whole means: each method with each seed, each of its epochs and each accuracy that a table may report,
 # once; and accuracies are percentages. (A loss may be infinite, for some runs diverge.)
-REPORTED, EVERY_EPOCH = ("accuracy", "accuracy_last"), ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
+REPORTED, EVERY_EPOCH = ("accuracy", "accuracy_last"), ("train_loss", "valid_loss", "valid_accuracy",
+    "test_accuracy")
 
 def _gaps(rows, block):
     keys, there = ["method", "seed", "metric", "epoch"], rows.assign(epoch=rows.epoch.fillna(0).astype(int))
     metrics = [*product(REPORTED, [0]), *product(EVERY_EPOCH, range(1, block.epochs + 1))]
-    lost = {(*run, *metric) for run, metric in product(product(block.methods, block.seeds), metrics)} - set(there[keys].itertuples(index=False, name=None))
-    if lost: return "lacks {}'s seed {}, {}, epoch {}".format(*min(lost)) + (f", and {len(lost) - 1} more rows" if len(lost) > 1 else "")
-    if there.duplicated(keys).any(): return "has {}'s seed {}, {}, epoch {} twice".format(*there[there.duplicated(keys)][keys].iloc[0])
+    lost = ({(*run, *metric) for run, metric in product(product(block.methods, block.seeds), metrics)}
+            - set(there[keys].itertuples(index=False, name=None)))
+    if lost:
+        return ("lacks {}'s seed {}, {}, epoch {}".format(*min(lost))
+                + (f", and {len(lost) - 1} more rows" if len(lost) > 1 else ""))
+    if there.duplicated(keys).any():
+        return "has {}'s seed {}, {}, epoch {} twice".format(*there[there.duplicated(keys)][keys].iloc[0])
     accuracies = there.metric.str.startswith("accuracy") | there.metric.str.endswith("_accuracy")
     return "" if there[accuracies].value.between(0, 100).all() else "has accuracies that are no percentages"
 
@@ -55,7 +64,8 @@ def _origin(rows):
     commit, repository = rows.commit.iloc[0], _git("rev-parse", "HEAD")
     if rows.dirty.any(): return "comes from a changed tree"
     if rows.commit.nunique() > 1 or len(commit) != 40: return f"comes from an unknown commit, {commit}"
-    if repository and _git("cat-file", "-t", commit) != "commit": return f"comes from commit {commit}, which this repository does not have"
+    if repository and _git("cat-file", "-t", commit) != "commit":
+        return f"comes from commit {commit}, which this repository does not have"
     return ""
 
 
@@ -69,7 +79,8 @@ def import_results(
     folder = folder / "results" if (folder / "results").is_dir() else folder
     files = sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
     require(files, "folder", "a folder with result files", folder)
-    return pd.DataFrame([(file.stem, *_imported(file, results / file.name)) for file in files], columns=["block", "outcome", "why"])
+    return pd.DataFrame([(file.stem, *_imported(file, results / file.name)) for file in files],
+                        columns=["block", "outcome", "why"])
 
 def _imported(file, place):
     if why := fault(file): return "refused", why

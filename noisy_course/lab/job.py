@@ -1,7 +1,8 @@
 """One block of runs: its data, noise and networks, how it is trained, and the notebook that trains it.
 
-Papermill only warns of a parameter that a notebook does not know, and goes on with the default: a misspelt sweep would run and be wrong.
-So the notebook builds its `Block` from what it was given, and refuses what it does not know."""
+Papermill only warns of a parameter that a notebook does not know, and goes on with the default: a misspelt
+sweep would run and be wrong. So the notebook builds its `Block` from what it was given, and refuses what
+it does not know."""
 import json
 import os
 import re
@@ -53,7 +54,8 @@ def first_share(
     share: float, # of them, in (0, 1)
 ) -> torch.Tensor: # (n,) bool
     "The first of some samples, whose labels are checked."
-    require(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side", share)
+    require(0 < round(n * share) < n, "checked", f"a share that leaves some of {n} samples on either side",
+            share)
     return torch.arange(n) < round(n * share)
 
 
@@ -65,15 +67,21 @@ def block_data(
     "The data of a block, with labels that no T has drawn where it has them, or images from outside where its noise is open-set."
     own = dict(part=REAL[block.noise]) if block.noise in REAL else {}
     dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))(**own)
-    if block.noise in HUMAN: dataset = replace(dataset, extra=dataset.extra | dict(train_given=data.human_labels(block.dataset)[block.noise]))
+    if block.noise in HUMAN:
+        dataset = replace(dataset, extra=dataset.extra
+                          | dict(train_given=data.human_labels(block.dataset)[block.noise]))
     if block.samples: dataset = dataset.head(block.samples)
-    require(not block.checked or block.noise not in (*REAL, "open_set"), "checked", "0 where labels come with the data or images from outside", block.checked)
-    if block.checked: dataset = replace(dataset, extra=dataset.extra | dict(train_checked=first_share(len(dataset.train_y), block.checked)))
+    require(not block.checked or block.noise not in (*REAL, "open_set"), "checked",
+            "0 where labels come with the data or images from outside", block.checked)
+    if block.checked:
+        dataset = replace(dataset, extra=dataset.extra
+                          | dict(train_checked=first_share(len(dataset.train_y), block.checked)))
     if block.noise == "pseudo": return replace(dataset, extra=dataset.extra | clustered(dataset))
     if block.inputs == "whitened": dataset = dataset.whitened()
     if block.inputs == "features": dataset = as_features(dataset, SEES, cache=_kept())
     if block.noise != "open_set": return dataset
-    images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate, generator(block.seeds[0], "open set"))
+    images, replaced = noise.open_set(dataset.train_x, data.load(block.outside).train_x, block.rate,
+                                      generator(block.seeds[0], "open set"))
     return replace(dataset, train_x=images, extra=dataset.extra | dict(train_outside=replaced))
 
 
@@ -83,11 +91,14 @@ def block_T(
 ) -> torch.Tensor: # (C, C)
     "The noise matrix of a block; in open-set noise no class is taken for another, and real noise is what was counted."
     if block.noise in REAL: return dataset.extra["T"]
-    if "train_given" in dataset.extra: return noise.realised(dataset.train_y.cpu(), dataset.extra["train_given"].cpu(), dataset.n_classes)
+    if "train_given" in dataset.extra:
+        return noise.realised(dataset.train_y.cpu(), dataset.extra["train_given"].cpu(), dataset.n_classes)
     if block.noise == "redrawn": return noise.symmetric(dataset.n_classes, block.rate, include_true=True)
     if block.noise == "sparse": return noise.sparse(dataset.n_classes, block.rate, 10, generator(0, "sparse"))
-    if block.noise == "simplex": return noise.random_simplex(dataset.n_classes, block.rate, generator(0, "simplex"))
-    if block.noise == "asymmetric": return noise.asymmetric(block.dataset, block.rate, block.flips or None, generator(0, "flips"))
+    if block.noise == "simplex":
+        return noise.random_simplex(dataset.n_classes, block.rate, generator(0, "simplex"))
+    if block.noise == "asymmetric":
+        return noise.asymmetric(block.dataset, block.rate, block.flips or None, generator(0, "flips"))
     return noise.symmetric(dataset.n_classes, 0 if block.noise == "open_set" else block.rate)
 
 
@@ -96,10 +107,13 @@ def block_runs(
     dataset: data.Dataset, # its data
 ) -> list: # of Run, one a method and seed
     "The runs of a block: every method on the same noisy labels, seed by seed."
-    T, same = block_T(block, dataset), dataset.train_y if block.noise in REAL else dataset.extra.get("train_given")
+    T, same = (block_T(block, dataset),
+               dataset.train_y if block.noise in REAL else dataset.extra.get("train_given"))
     drawn = lambda seed: noise.corrupt(dataset.train_y, T, generator(seed, "noise"))
     labels = {seed: drawn(seed) if same is None else same for seed in block.seeds}
-    if block.checked: labels = {seed: torch.where(verified_mask(dataset), dataset.train_y, given) for seed, given in labels.items()}
+    if block.checked:
+        labels = {seed: torch.where(verified_mask(dataset), dataset.train_y, given)
+                  for seed, given in labels.items()}
     return [Run(method, labels[seed], T, seed) for method in block_methods(block) for seed in block.seeds]
 
 
@@ -138,7 +152,8 @@ def train_block(
     progress=None, # (run-epochs done, of how many) → None
 ) -> Trained:
     "Train all runs of a block, or read what is trained already from its checkpoints."
-    return train(dataset, runs, block_network(block, dataset), grid.block_recipe(block), devices(device)[0], folder, progress)
+    return train(dataset, runs, block_network(block, dataset), grid.block_recipe(block), devices(device)[0],
+                 folder, progress)
 
 
 # One run gives its curves and, once each, what is reported of it:
@@ -156,7 +171,8 @@ def result_rows(
     tables = [_run_rows(block, dataset, run, trained, i, last[i]) for i, run in enumerate(runs)]
     shared = {k: v for k, v in asdict(block).items() if k not in ("methods", "seeds")}
     known = dict(features=dataset.extra["features"]) if "features" in dataset.extra else {}
-    rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name, **provenance(device, version))
+    rows = pd.concat(tables, ignore_index=True).assign(**shared, **known, block=block.name,
+        **provenance(device, version))
     rows = rows.assign(identity=rows.method.map(block.identities))
     return rows.astype({"epoch": "Int64", "seed": "int64"})
 
@@ -170,27 +186,33 @@ def _run_rows(block, dataset, run, trained, i, final):
     reported = "accuracy" if select == "valid_loss" else f"accuracy_best_{select}"
     wrong, realised = _realised(block, dataset, run.labels)
     values = {name: wide.test_accuracy[epoch] for name, epoch in epochs.items()} | final
-    if run.method.relabel and "label_accuracy" in set(first.curves.metric): values |= _recovered(_wide(first.curves), select)
+    if run.method.relabel and "label_accuracy" in set(first.curves.metric):
+        values |= _recovered(_wide(first.curves), select)
     if dataset.n_classes <= 100: values |= _entries("true_T", run.T) | _entries("realised_T", realised)
     if run.method.estimate: values |= _entries("estimated_T", trained.runs[i].T)
     single = pd.DataFrame({"metric": list(values), "value": list(values.values())})
     shown = run.method.relabel or run.method.warm_start
     before = first.curves.assign(metric="first_" + first.curves.metric) if shown else curves[:0]
-    rows = pd.concat([part[["epoch", "metric", "value"]] for part in (curves, before)] + [single], ignore_index=True)
+    rows = pd.concat([part[["epoch", "metric", "value"]] for part in (curves, before)] + [single],
+                     ignore_index=True)
     seconds = wide.seconds.sum() + (_seconds(first) if shown else 0)
-    return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong, epoch_chosen=int(epochs[reported]), seconds=seconds)
+    return rows.assign(method=run.method.name, seed=run.seed, realised_rate=wrong,
+                       epoch_chosen=int(epochs[reported]), seconds=seconds)
 
 def _seconds(one): return _wide(one.curves).seconds.sum() + _seconds(one.first_stage(0)) if one else 0
 
 def _wide(curves): return curves.pivot(index="epoch", columns="metric", values="value")
-def _recovered(wide, select): return dict(recovery_best=wide.label_accuracy[wide[select].idxmax()], recovery_last=wide.label_accuracy.iloc[-1])
+def _recovered(wide, select):
+    return dict(recovery_best=wide.label_accuracy[wide[select].idxmax()],
+                recovery_last=wide.label_accuracy.iloc[-1])
 
 def _realised(block, dataset, labels):
     if block.noise in REAL: return dataset.extra["wrong"].item(), dataset.extra["T"]
     wrong = dataset.wrong(labels.to(dataset.train_y.device)).double().mean().item()
     return wrong, noise.realised(dataset.train_y.cpu(), labels, dataset.n_classes)
 
-def _entries(name, T): return {f"{name}[{i},{j}]": T[i, j].item() for i in range(len(T)) for j in range(len(T))}
+def _entries(name, T):
+    return {f"{name}[{i},{j}]": T[i, j].item() for i in range(len(T)) for j in range(len(T))}
 
 
 # One notebook a block
@@ -207,10 +229,12 @@ def block_from(
     given = {k: v for k, v in given.items() if k not in before and not k.startswith("_")}
     names, own = [f.name for f in fields(Block)], ("device", "results", "block_name")
     unknown, missing = set(given) - set(names) - set(own), (set(names) | set(own)) - set(given)
-    require(not unknown, ", ".join(sorted(unknown)), f"only the parameters {', '.join(names)}, {', '.join(own)}", "an unknown parameter")
+    require(not unknown, ", ".join(sorted(unknown)),
+            f"only the parameters {', '.join(names)}, {', '.join(own)}", "an unknown parameter")
     require(not missing, ", ".join(sorted(missing)), "a value", "none")
     block = Block(**{k: tuple(given[k]) if isinstance(given[k], list) else given[k] for k in names})
-    require(given["block_name"] in ("", block.name), "block_name", f"{block.name}, the name of these parameters", given["block_name"])
+    require(given["block_name"] in ("", block.name), "block_name",
+            f"{block.name}, the name of these parameters", given["block_name"])
     return block, {k: given[k] for k in own}
 
 
@@ -266,7 +290,8 @@ class OwnKernel(AsyncKernelManager):
 # its own braces, so that ours are doubled.
 @contextmanager
 def _notes_in(results):
-    own = dict(IPYTHONDIR="ipython", JUPYTER_RUNTIME_DIR="runtime", JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data")
+    own = dict(IPYTHONDIR="ipython", JUPYTER_RUNTIME_DIR="runtime", JUPYTER_CONFIG_DIR="config",
+               JUPYTER_DATA_DIR="data")
     with _set({k: str(results / ".home" / v) for k, v in own.items() if k not in os.environ}): yield
 
 @contextmanager
@@ -284,7 +309,9 @@ def check_device(
 ) -> None:
     "Refuse a word that names no device; whether this machine has it is another question."
     require(isinstance(device, str), "device", "a word", repr(device))
-    for name in devices(device): require(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device", "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
+    for name in devices(device):
+        require(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name), "device",
+                "cpu, cuda, cuda:1, cuda:0,cuda:1 or mps", repr(device))
 
 def execute_block(
     block: Block, # to train
@@ -300,7 +327,8 @@ def execute_block(
     with lock(results / "locks" / block.name, wait=True):
         todo = missing([block], results)
         if not todo: return path
-        with place(device, results) as free, _notes_in(results): _execute(parameters(*todo, free, results), results)
+        with place(device, results) as free, _notes_in(results):
+            _execute(parameters(*todo, free, results), results)
         shutil.rmtree(results / "checkpoints" / block.name, ignore_errors=True)
     return path
 
@@ -309,7 +337,8 @@ def _execute(given, results):
     require(not unknown, ", ".join(sorted(unknown)), f"parameters of {NOTEBOOK.name}", "unknown ones")
     executed = results / "notebooks" / f"{given['block_name']}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    options = dict(kernel_name="python3", kernel_manager_class=OwnKernel, progress_bar=False, start_timeout=600)
+    options = dict(kernel_name="python3", kernel_manager_class=OwnKernel, progress_bar=False,
+                   start_timeout=600)
     papermill.execute_notebook(_literally(NOTEBOOK), _literally(executed), given, **options)
 
 
@@ -343,12 +372,14 @@ def data_of(
     block: Block, # to train
 ) -> set: # names
     "The data sets that a block needs."
-    return {block.dataset} | ({block.outside} if block.outside else set()) | ({f"{block.dataset}n"} if block.noise in HUMAN else set())
+    return ({block.dataset} | ({block.outside} if block.outside else set())
+            | ({f"{block.dataset}n"} if block.noise in HUMAN else set()))
 
 def bring_data(
     blocks: list, # of Block
 ) -> None:
     "Bring data and pretrained weights to this machine, or say what is missing."
     for name in sorted({name for block in blocks for name in data_of(block)} - set(LOADERS)): data.fetch(name)
-    for name, kind in sorted({(b.dataset, b.noise) for b in blocks if b.dataset in LOADERS}): LOADERS[name](**(dict(part=REAL[kind]) if kind in REAL else {}))
+    for name, kind in sorted({(b.dataset, b.noise) for b in blocks if b.dataset in LOADERS}):
+        LOADERS[name](**(dict(part=REAL[kind]) if kind in REAL else {}))
     for name in sorted({b.network or b.model for b in blocks} & set(PRETRAINED)): PRETRAINED[name][0]()

@@ -1,7 +1,7 @@
 """Locks and places that the operating system gives back when their holder ends, however it ends.
 
-One lock keeps a second batch out of a results folder; a block's own makes a new batch wait for a block that an orphan of a killed one is
-still training. A place on a GPU is a lock too."""
+One lock keeps a second batch out of a results folder; a block's own makes a new batch wait for a block
+that an orphan of a killed one is still training. A place on a GPU is a lock too."""
 import platform
 import time
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ except ModuleNotFoundError: fcntl = None # Windows
 
 
 def _needs_locks():
-    require(fcntl, "system", "Linux or macOS, with whose locks a batch works (on Windows: WSL)", platform.system())
+    require(fcntl, "system", "Linux or macOS, with whose locks a batch works (on Windows: WSL)",
+            platform.system())
 
 
 @contextmanager
@@ -32,15 +33,19 @@ def lock(
     with _opened(Path(path)) as file:
         folder = Path(path).parent.parent
         try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: require(False, "results", "a folder that no other batch is using", f"{folder}, in use")
-        except OSError as error: require(False, "results", "a folder on a file system with locks", f"{folder} ({error.strerror})")
+        except BlockingIOError:
+            require(False, "results", "a folder that no other batch is using", f"{folder}, in use")
+        except OSError as error:
+            require(False, "results", "a folder on a file system with locks", f"{folder} ({error.strerror})")
         yield file.fileno()
 
 def _opened(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a")
-    except OSError as error: require(False, "results", "a folder that can be written to", f"{path.parent.parent} ({error.strerror})")
+    except OSError as error:
+        require(False, "results", "a folder that can be written to",
+                f"{path.parent.parent} ({error.strerror})")
 
 
 # Several GPUs
@@ -78,7 +83,8 @@ def place(
     if gpus < 2:
         yield device
         return
-    folder, share = Path(results) / "locks" / f"gpus_{platform.node()}", -(-int(data.setting("workers", "2")) // gpus)
+    folder, share = (Path(results) / "locks" / f"gpus_{platform.node()}",
+                     -(-int(data.setting("workers", "2")) // gpus))
     while not (found := _take_place(folder, gpus, share)): time.sleep(1)
     gpu, taken = found
     with taken: yield f"cuda:{gpu}"

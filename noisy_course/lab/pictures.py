@@ -1,6 +1,7 @@
 """A picture beside every plotly figure of a notebook, for pages without JavaScript: python -m noisy_course.lab.pictures NOTEBOOK…
 
-A picture carries the digest of its figure: one that still belongs stays, byte for byte; the others are drawn in one run of a browser."""
+A picture carries the digest of its figure: one that still belongs stays, byte for byte; the others are
+drawn in one run of a browser."""
 import base64
 import json
 import os
@@ -22,7 +23,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from noisy_course.basics import atomic_write
 
-__all__ = ["PLOTLY", "PNG", "bundles", "whole_numbers", "digest", "belongs", "browser", "draw", "keep_pictures", "add_pictures"]
+__all__ = ["PLOTLY", "PNG", "bundles", "whole_numbers", "digest", "belongs", "browser", "draw",
+           "keep_pictures", "add_pictures"]
 
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
 WIDTH, COLOURS = 560, 24 # of a picture at most: pixels, palette
@@ -86,15 +88,18 @@ def _compact(url, figure):
     image = Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
     said, out = PngInfo(), BytesIO()
     said.add_text("figure", digest(figure))
-    image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True, pnginfo=said)
+    image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, "PNG",
+        optimize=True, pnginfo=said)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def _page(path, folder):
     "What a browser makes of a page, once all its scripts have run."
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    command = [browser(), "--headless", "--disable-gpu", *root, f"--user-data-dir={folder}/profile", "--virtual-time-budget=10000000", "--dump-dom"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, encoding="utf-8", env=os.environ | dict(HOME=folder))
+    command = [browser(), "--headless", "--disable-gpu", *root, f"--user-data-dir={folder}/profile",
+               "--virtual-time-budget=10000000", "--dump-dom"]
+    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, encoding="utf-8",
+                          env=os.environ | dict(HOME=folder))
     return re.findall(r"<pre>([^<]*)</pre>", done.stdout), done.stderr
 
 
@@ -107,7 +112,8 @@ def draw(
         inline = json.dumps(figures).replace("<", "\\u003c")
         path.write_text(PAGE.format(script=SCRIPT.as_uri(), figures=inline, width=WIDTH), encoding="utf-8")
         drawn, said = _page(path, folder)
-    if len(drawn) != len(figures): raise RuntimeError(f"{browser()} drew {len(drawn)} of {len(figures)} figures: {said[-500:]}")
+    if len(drawn) != len(figures):
+        raise RuntimeError(f"{browser()} drew {len(drawn)} of {len(figures)} figures: {said[-500:]}")
     return [_compact(url, figure) for url, figure in zip(drawn, figures)]
 
 
@@ -129,9 +135,11 @@ def add_pictures(
 ) -> bool: # whether they have one now
     "Draw the missing pictures; without a browser say so and leave them out."
     if missing and not browser():
-        print(f"pictures: {len(missing)} figures have none, and no Chromium or Chrome is here to draw them (set CHROME to one)", file=sys.stderr)
+        print(f"pictures: {len(missing)} figures have none, and no Chromium or Chrome is here to draw them "
+              "(set CHROME to one)", file=sys.stderr)
         return False
-    for bundle, picture in zip(missing, draw([bundle[PLOTLY] for bundle in missing]) if missing else []): bundle[PNG] = picture
+    for bundle, picture in zip(missing, draw([bundle[PLOTLY] for bundle in missing]) if missing else []):
+        bundle[PNG] = picture
     return True
 
 

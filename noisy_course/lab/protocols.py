@@ -1,6 +1,7 @@
 """The words in which a paper is written down: parts, grids, scales, methods with their hyper-parameters, and the paper itself.
 
-A file of `noisy_course.lab.papers` says in them what one paper did. Whoever misspells a key or gives a value that means nothing is told which."""
+A file of `noisy_course.lab.papers` says in them what one paper did. Whoever misspells a key or gives a
+value that means nothing is told which."""
 import re
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,7 +59,8 @@ def shortened(
     epochs: int, # passes through the data
 ) -> Recipe: # with its schedule scaled to them
     "A recipe with another number of epochs."
-    return replace(recipe, epochs=epochs, schedule=lambda epoch: recipe.schedule(epoch * recipe.epochs / epochs))
+    return replace(recipe, epochs=epochs,
+                   schedule=lambda epoch: recipe.schedule(epoch * recipe.epochs / epochs))
 
 
 # A grid, and its parts
@@ -80,18 +82,24 @@ class Part:
 
     def __post_init__(self):
         for name, known in (("dataset", DATASETS), ("model", NETWORKS), ("network", ["", *NETWORKS])):
-            require(getattr(self, name) in known, name, f"one of {', '.join(map(repr, known))}", repr(getattr(self, name)))
-        for noise in self.noises: require(_is_noise(noise), "noises", f"pairs of a kind among {', '.join(NOISES)} and a rate in [0, 1]", noise)
+            require(getattr(self, name) in known, name, f"one of {', '.join(map(repr, known))}",
+                    repr(getattr(self, name)))
+        for noise in self.noises:
+            require(_is_noise(noise), "noises",
+                    f"pairs of a kind among {', '.join(NOISES)} and a rate in [0, 1]", noise)
         require(isinstance(self.recipe, Recipe), "recipe", "a Recipe", repr(self.recipe))
         for name, least in (("seeds", 1), ("samples", 0), ("epochs", 1)):
             value = getattr(self, name)
             fine = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
-            require(fine or (name == "epochs" and value is None), name, f"a whole number from {least}", repr(value))
+            require(fine or (name == "epochs" and value is None), name, f"a whole number from {least}",
+                    repr(value))
         _known_keys("usual", self.usual, USUAL)
         _known_keys("laptop", self.laptop, ("seeds", "epochs", "samples", "network", "recipe", "usual"))
         _known_methods("methods", self.methods)
 
-def _is_noise(n): return isinstance(n, tuple) and len(n) == 2 and n[0] in NOISES and isinstance(n[1], Real) and 0 <= n[1] <= 1
+def _is_noise(n):
+    return (isinstance(n, tuple) and len(n) == 2 and n[0] in NOISES and isinstance(n[1], Real) and 0 <= n[1]
+            <= 1)
 
 def _known_keys(name, value, known):
     require(isinstance(value, dict), name, "a dict", repr(value))
@@ -111,10 +119,13 @@ class Grid:
     variants: tuple # (hyper-parameters that differ from the paper's, names of methods) pairs
 
     def __post_init__(self):
-        parts = isinstance(self.parts, tuple) and self.parts and all(isinstance(part, Part) and part.noises for part in self.parts)
+        parts = (isinstance(self.parts, tuple) and self.parts
+                 and all(isinstance(part, Part) and part.noises for part in self.parts))
         require(parts, "parts", "a tuple of Part, each with some noises", repr(self.parts))
-        pairs = isinstance(self.variants, tuple) and self.variants and all(isinstance(v, tuple) and len(v) == 2 for v in self.variants)
-        require(pairs, "variants", "a tuple of (hyper-parameters, names of methods) pairs", repr(self.variants))
+        pairs = (isinstance(self.variants, tuple) and self.variants
+                 and all(isinstance(v, tuple) and len(v) == 2 for v in self.variants))
+        require(pairs, "variants", "a tuple of (hyper-parameters, names of methods) pairs",
+                repr(self.variants))
         for numbers, methods in self.variants:
             _known_keys("variants", numbers, USUAL)
             _known_methods("variants", methods)
@@ -125,7 +136,8 @@ class Grid:
     ) -> Part:
         "The part with this data set and network."
         found = [p for p in self.parts if (p.dataset, p.model) == (dataset, model)]
-        require(found, "model", "one of " + ", ".join(f"{p.model} on {p.dataset}" for p in self.parts), f"{model} on {dataset}")
+        require(found, "model", "one of " + ", ".join(f"{p.model} on {p.dataset}" for p in self.parts),
+                f"{model} on {dataset}")
         return found[0]
 
 
@@ -142,25 +154,31 @@ class Paper:
     figures: dict = field(default_factory=dict) # table → (name of a page, its title, a function that gives its sections) tuples
 
     def __post_init__(self):
-        for name in ("title", "chapter", "note"): require(isinstance(getattr(self, name), str), name, "text", repr(getattr(self, name)))
+        for name in ("title", "chapter", "note"):
+            require(isinstance(getattr(self, name), str), name, "text", repr(getattr(self, name)))
         for name in ("tables", "findings", "conclusions", "figures"):
-            require(isinstance(getattr(self, name), dict), name, "a dict by the names of tables", repr(getattr(self, name)))
+            require(isinstance(getattr(self, name), dict), name, "a dict by the names of tables",
+                    repr(getattr(self, name)))
         require(self.title, "title", "some text", repr(self.title))
         for name, grid in self.tables.items():
-            require(isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name), "tables", "names of small letters, digits and _", repr(name))
+            require(isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name), "tables",
+                    "names of small letters, digits and _", repr(name))
             require(isinstance(grid, Grid), f"tables[{name!r}]", "a Grid", repr(grid))
         for name in ("findings", "conclusions", "figures"):
             odd = [table for table in getattr(self, name) if table not in self.tables]
             require(not odd, name, f"tables among {', '.join(self.tables)}", ", ".join(map(repr, odd)))
         for table, claims in self.findings.items():
-            for claim in claims: require(_is_claim(claim), f"findings[{table!r}]", "(letter, claim, where, value, (low, high)) tuples", claim)
+            for claim in claims:
+                require(_is_claim(claim), f"findings[{table!r}]",
+                        "(letter, claim, where, value, (low, high)) tuples", claim)
         for table, pages in self.figures.items():
             for page in pages:
                 require(_is_page(page), f"figures[{table!r}]", "(name, title, function) tuples", page)
         odd = [pair for pair in self.quoted if len(pair) != 2 or pair[0] not in self.tables]
         require(not odd, "quoted", f"(table, method) pairs with tables among {', '.join(self.tables)}", odd)
 
-def _is_claim(c): return isinstance(c, tuple) and len(c) == 5 and callable(c[2]) and callable(c[3]) and len(c[4]) == 2
+def _is_claim(c):
+    return isinstance(c, tuple) and len(c) == 5 and callable(c[2]) and callable(c[3]) and len(c[4]) == 2
 def _is_page(p): return isinstance(p, tuple) and len(p) == 3 and isinstance(p[0], str) and callable(p[2])
 
 
@@ -184,7 +202,8 @@ def at_scale(
     "A part, made as small as the scale wants it."
     require(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     if scale == "paper": return part
-    small = replace(part, **(part.laptop | SCALES[scale] if scale == "smoke" else SCALES[scale] | part.laptop))
+    small = replace(part, **(part.laptop | SCALES[scale] if scale == "smoke" else SCALES[scale]
+                             | part.laptop))
     return replace(small, usual=scaled(small.usual, small))
 
 
@@ -202,7 +221,8 @@ DATASETS = ["mnist", "fashion_mnist", "cifar10", "cifar100", "imdb", *LOADERS]
 # All methods of all papers by name. Some take numbers from the experiment: the percentile of the estimate
 # of $T$, the clip of backward correction, $q$, when to prune, the weights of symmetric cross entropy. These
 # are their usual values; each method says itself which of them it takes:
-METHODS = loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS | nnaqc.METHODS | joint_optimization.METHODS
+METHODS = (loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS
+           | nnaqc.METHODS | joint_optimization.METHODS)
 USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., decay="weights", flips="", outside="", inputs="",
              lr=0., first_epochs=0, label_start=0, label_stop=0, top=0, prior="", checked=0.)
 
@@ -223,7 +243,8 @@ def method(
 # One method of Wang et al. joins what belongs to two chapters, reverse cross entropy on top of forward
 # correction:
 def _joint(name, given):
-    options = dict(start=given["label_start"], stop=given["label_stop"], alpha=given["alpha"], beta=given["beta"], uniform=given["prior"] != "labels")
+    options = dict(start=given["label_start"], stop=given["label_stop"], alpha=given["alpha"],
+                   beta=given["beta"], uniform=given["prior"] != "labels")
     if name == "joint_labels": return joint_optimization.joint_labels(**options)
     return joint_optimization.joint_optimization(**options, top=given["top"] if "hard" in name else None)
 
@@ -238,7 +259,8 @@ def forward_sl(
 ) -> Tensor: # one a sample, (..., B)
     "Forward correction plus β times reverse cross entropy (Wang et al., §5.2)."
     check_number(beta, "beta", "[0, inf)")
-    return loss_correction.forward_cross_entropy.each(logits, target, T) + beta * reverse_cross_entropy.each(logits, target, A)
+    return (loss_correction.forward_cross_entropy.each(logits, target, T) + beta
+            * reverse_cross_entropy.each(logits, target, A))
 
 
 # Jindal et al.'s “genie-aided (QC)” adds quasi-clustering to forward correction with the true $T$:
@@ -252,20 +274,24 @@ def forward_qc(
 ) -> Tensor: # one a sample, (..., B)
     "Forward correction with quasi-clustering, “genie-aided (QC)” (Jindal et al., §4.1)."
     check_number(alpha, "alpha", "[0, 1]")
-    corrected, clustered = loss_correction.forward_cross_entropy.each(logits, target, T), nnaqc.quasi_clustering.each(logits, target, beta)
+    corrected, clustered = (loss_correction.forward_cross_entropy.each(logits, target, T),
+                            nnaqc.quasi_clustering.each(logits, target, beta))
     return alpha * corrected + (1 - alpha) * clustered
 
 
 # Both are forward correction with another loss:
 METHODS |= {"forward_sl": replace(METHODS["forward"], name="forward_sl", loss=forward_sl, title="forward + SL", hyperparameters=dict(beta=1., A=-4.)),
-            "forward_qc": replace(METHODS["forward"], name="forward_qc", loss=forward_qc, title="forward, T, + QC")}
+            "forward_qc": replace(METHODS["forward"], name="forward_qc", loss=forward_qc,
+                                  title="forward, T, + QC")}
 
 
 # Three rows of their Table 4 go on with the network of another: cross-entropy on checked labels after a
 # method on the others, and a linear layer on all after cross-entropy on the checked ones. The first of
 # these is ours, for comparison.
 CHECKED = restricted_to(METHODS["cross_entropy"], verified_mask)
-HANDED_ON = [fine_tuned_after(restricted_to(METHODS[name], unverified_mask), CHECKED) for name in ("cross_entropy", "forward_estimated", "nnaqc")] + [fine_tuned_after(CHECKED, METHODS["linear_noise_layer"])]
+HANDED_ON = ([fine_tuned_after(restricted_to(METHODS[name], unverified_mask), CHECKED)
+              for name in ("cross_entropy", "forward_estimated", "nnaqc")]
+             + [fine_tuned_after(CHECKED, METHODS["linear_noise_layer"])])
 METHODS |= {m.name: m for m in HANDED_ON}
 
 
@@ -278,4 +304,5 @@ def as_in_the_code(
     steps: int = 469, # an epoch
 ) -> Recipe: # of the code of Wang et al. on MNIST
     "No weight decay; a learning rate that falls a little with every step instead."
-    return replace(recipe, optimizer=partial(sgd, lr=.1, weight_decay=0.), schedule=lambda epoch: recipe.schedule(epoch) / (1 + 1e-4 * steps * epoch))
+    return replace(recipe, optimizer=partial(sgd, lr=.1, weight_decay=0.),
+                   schedule=lambda epoch: recipe.schedule(epoch) / (1 + 1e-4 * steps * epoch))

@@ -12,7 +12,8 @@ from plotly.offline import get_plotlyjs
 
 from noisy_course import data
 from noisy_course.basics import SETTING, atomic_write, pick, require
-from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number, orderings, published, setting_title, span, stand_in)
+from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number,
+                                    orderings, published, setting_title, span, stand_in)
 from noisy_course.lab.comparison import all_sides, findings, identity, published_tables, readable, reasons, score, terminal_table, told
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
@@ -35,7 +36,8 @@ def transitions(
     "The transition matrices of a cell's runs."
     entries = _entries(results, kind)
     n = entries[["i", "j"]].to_numpy().max(initial=-1) + 1
-    return entries.pivot(index="seed", columns=["i", "j"], values="value").sort_index(axis=1).to_numpy().reshape(entries.seed.nunique(), n, n)
+    return entries.pivot(index="seed", columns=["i", "j"],
+                         values="value").sort_index(axis=1).to_numpy().reshape(entries.seed.nunique(), n, n)
 
 
 # The distance of the rows needs one line:
@@ -50,16 +52,21 @@ def row_error(
 # The page shows the true matrix and the mean estimate side by side:
 def _heat_maps(true, estimated):
     error = row_error(estimated, true).mean(0)
-    title = f"T̂ is off by {error.mean():.2f} a row on average, by {error.max():.2f} at worst (row {error.argmax()})"
-    return matrices([true.mean(0), estimated.mean(0)], ["true T", f"T̂, mean of {len(estimated)} runs"], title)
+    title = (f"T̂ is off by {error.mean():.2f} a row on average, by {error.max():.2f} at worst (row "
+             f"{error.argmax()})")
+    return matrices([true.mean(0), estimated.mean(0)], ["true T", f"T̂, mean of {len(estimated)} runs"],
+                    title)
 
 # What backward correction does with it depends on how far its inverse enlarges an error:
 def _conditions(true, estimated, accuracies):
     conditions, exact = np.linalg.cond(estimated), np.linalg.cond(true[0])
-    text = f"The condition number of T̂ is {number(conditions.min())} to {number(conditions.max())}, that of T {number(exact)}."
+    text = (f"The condition number of T̂ is {number(conditions.min())} to {number(conditions.max())}, that "
+            f"of T {number(exact)}.")
     if conditions.max() < 10 or not len(accuracies): return text
     runs = ", ".join(number(a) for a in accuracies)
-    return text + f" Backward correction multiplies losses by T̂⁻¹, and enlarges errors by up to that much: its runs report {runs} % here."
+    return (text
+            + " Backward correction multiplies losses by T̂⁻¹, and enlarges errors by up to that much: its "
+            f"runs report {runs} % here.")
 
 def _matrix_cells(rows):
     known = rows[rows.metric.str.match(r"(estimated|true)_T\[")]
@@ -73,23 +80,27 @@ def _origin(r):
     if pd.isna(r.our_n): return "not run"
     tree = dict(zip(("True", "False"), (" with uncommitted changes", ""))).get(r.dirty, "")
     said = [*([f"network: {named(r.network)}"] if r.network else []), f"scale {r.scale}", f"n = {r.our_n:.0f}", f"seeds {r.seed}", "all samples" if r.samples == "0" else f"{r.samples} samples", f"realised noise rate {number(r.realised_rate, '.4f')}",
-            f"commit {r.commit}{tree}", f"torch {r.torch}", f"Python {r.python}", r.device, r.machine, f"{r.seconds} s"]
+            f"commit {r.commit}{tree}", f"torch {r.torch}", f"Python {r.python}", r.device, r.machine,
+            f"{r.seconds} s"]
     return "; ".join(said)
 
 
 # Stars, bold and the two kinds of marks are decided here; the template only writes them.
 def _grid_cell(r):
     return dict(paper=plus_minus(r.paper_mean, r.paper_std), dagger=r.dagger, paper_star=r.paper_star, paper_bold=r.paper_bold,
-                ours=plus_minus(r.our_mean, r.our_std), our_star=r.our_star, our_bold=r.our_bold, difference=number(r.difference, "+.1f"),
+                ours=plus_minus(r.our_mean, r.our_std), our_star=r.our_star, our_bold=r.our_bold,
+                difference=number(r.difference, "+.1f"),
                 significant=r.p < .05, far=abs(r.difference) > 2, p=number(r.p, ".2g"), origin=_origin(r))
 
 def _grid(block, part):
     n = {who: span(part[f"{who}_n"]) or "none" for who in ("paper", "our")}
     ours = f" Scale of ours: {part.scale.iloc[0]}, n = {n['our']}" if n["our"] != "none" else " Not run"
     other = f"; {stand_in(part)}." if stand_in(part) else "."
-    caption = f"{block_title(*block)}: test accuracy in percent. n = {n['paper'] if n['paper'] != 'none' else 'not said'} in the paper.{ours}{other}"
+    caption = (f"{block_title(*block)}: test accuracy in percent. n = "
+               f"{n['paper'] if n['paper'] != 'none' else 'not said'} in the paper.{ours}{other}")
     settings = list(dict.fromkeys(zip(part.noise, part.rate)))
-    rows = [dict(method=pretty(m), cells=_grid_row(own, settings)) for m, own in part.groupby("method", sort=False)]
+    rows = [dict(method=pretty(m), cells=_grid_row(own, settings))
+            for m, own in part.groupby("method", sort=False)]
     return dict(caption=caption, settings=[setting_title(*s) for s in settings], rows=rows)
 
 def _grid_row(rows, settings):
@@ -99,23 +110,29 @@ def _grid_row(rows, settings):
 
 # Now the pages, one function each. The table page has the grids, the orderings and the findings:
 def _grids(both):
-    blocks = [(part.our_n.notna().any(), _grid(block, part)) for block, part in both.groupby(["dataset", "model"], sort=False)]
+    blocks = [(part.our_n.notna().any(), _grid(block, part))
+              for block, part in both.groupby(["dataset", "model"], sort=False)]
     done, rest = ([g for ok, g in blocks if ok == want] for want in (True, False))
     note = "Rest the pointer on a cell of ours to see its origin; the provenance page has it too."
     idle = [f"{pretty(m)} never came to act in so few epochs: its runs are those of {pretty(other)}, to the last bit. They are shown, and counted nowhere."
             for m, other in both[both.same_as != ""].groupby("method", sort=False).same_as.first().items()]
     if done: yield section("Paper | ours | difference", LEGEND, note, *idle, grids=done, level=3)
-    if rest: yield section(f"Not run at this scale: {len(rest)} {'block' if len(rest) == 1 else 'blocks'}", grids=rest, level=3, fold=bool(done))
+    if rest:
+        yield section(f"Not run at this scale: {len(rest)} {'block' if len(rest) == 1 else 'blocks'}",
+                      grids=rest, level=3, fold=bool(done))
 
 
 # The legend says every rule that the table follows:
 LEGEND = ("Difference is ours − paper, in points. Bold: the best, and all that Welch's t-test at 5 % cannot tell from it (single runs: in the paper within 0.5 points, in ours by the spread seen at that scale). "
-    "★: a correction with the true T that beats all others; the bold is then among the rest. † is the paper's. "
-    "An outlined difference is significant (Welch, 5 %); a filled one is larger than 2 points. A printed ± 0.0 counts as 0.05 in tests.")
+    "★: a correction with the true T that beats all others; the bold is then among the rest. † is the "
+    "paper's. "
+    "An outlined difference is significant (Welch, 5 %); a filled one is larger than 2 points. A printed ± "
+    "0.0 counts as 0.05 in tests.")
 
 
 RULE = ("An ordering holds, or is reversed, where the 95 % interval of ours leaves out 0: Welch's interval for cells with several runs; a single run borrows the "
-    "pooled standard deviation that its method has in the cells with several runs at the same scale, or that all methods have.")
+    "pooled standard deviation that its method has in the cells with several runs at the same scale, or "
+    "that all methods have.")
 
 # Orderings are counted for each setting; those that come out reversed are listed one by one.
 def _counts(order):
@@ -126,9 +143,14 @@ def _orders(both, scale):
     order = orderings(both).query("outcome != 'not run'")
     turned = readable(order[order.outcome == "reversed"]).drop(columns="outcome")
     held, turned_round = ((order.outcome == outcome).sum() for outcome in ("holds", "reversed"))
-    text = f"Of {len(order)} orderings that the paper tells apart {held} hold in ours, {turned_round} are reversed, and {len(order) - held - turned_round} are undecided. {RULE}"
-    tables = [frame_table(_counts(order), f"Orderings of methods that the paper tells apart, and what became of them. Scale {scale}.")] if len(order) else []
-    tables += [frame_table(turned, f"Orderings that come out reversed, and significantly. Differences in points. Scale {scale}.")] if len(turned) else []
+    text = (f"Of {len(order)} orderings that the paper tells apart {held} hold in ours, {turned_round} are "
+            f"reversed, and {len(order) - held - turned_round} are undecided. {RULE}")
+    tables = ([frame_table(_counts(order),
+                           "Orderings of methods that the paper tells apart, and what became of them. Scale "
+                           f"{scale}.")] if len(order) else [])
+    tables += ([frame_table(turned,
+                            "Orderings that come out reversed, and significantly. Differences in points. "
+                            f"Scale {scale}.")] if len(turned) else [])
     yield section("Which orderings hold", text, tables=tables, level=3)
 
 
@@ -136,8 +158,12 @@ def _orders(both, scale):
 def _found(both, of, scale):
     found = findings(both)
     frame = readable(found.drop(columns="limit").assign(limit=found.limit)).rename(columns=dict(paper="paper, points", ours="ours, points"))
-    counts = found.groupby(["finding", "claim"], sort=False).agg(**{who: (f"{who}_holds", _held) for who in ("paper", "ours")}).reset_index()
-    tables = [frame_table(counts, f"What the paper concludes, and in how many settings it holds. Scale of ours: {scale}."), frame_table(frame, "The same, setting by setting.")]
+    counts = found.groupby(["finding", "claim"],
+                           sort=False).agg(**{who: (f"{who}_holds", _held)
+        for who in ("paper", "ours")}).reset_index()
+    tables = [frame_table(counts,
+                          "What the paper concludes, and in how many settings it holds. Scale of ours: "
+                          f"{scale}."), frame_table(frame, "The same, setting by setting.")]
     yield section("What the paper concludes", CONCLUSIONS[of], tables=tables, level=3, fold=True)
 
 def _held(verdicts): return f"{(verdicts == 'yes').sum()} of {(verdicts != 'not run').sum()}"
@@ -145,7 +171,8 @@ def _held(verdicts): return f"{(verdicts == 'yes').sum()} of {(verdicts != 'not 
 def _table_page(results, paper, table, sides):
     for scale, both in sides.items():
         part = "" if table == both.grid.iloc[0] else f"{named(table)}. "
-        yield section(part + (f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale else f"Not run: {len(both)} cells"), NOTES.get(paper, ""))
+        yield section(part + (f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale
+                              else f"Not run: {len(both)} cells"), NOTES.get(paper, ""))
         yield from _grids(both)
         if scale: yield from _orders(both, scale)
         if scale and (paper, table) in FINDINGS: yield from _found(both, (paper, table), scale)
@@ -154,12 +181,14 @@ def _table_page(results, paper, table, sides):
 # A section for each setting; a box at the top of the page shows one setting or one method alone.
 def _curves_page(results, paper, table, sides):
     for scale in sides:
-        points = {m: curve_points(results, m, paper=paper, table=table, scale=scale) for m in ("test_accuracy", "valid_loss")}
+        points = {m: curve_points(results, m, paper=paper, table=table, scale=scale)
+                  for m in ("test_accuracy", "valid_loss")}
         for setting, part in points["test_accuracy"].groupby(SETTING, sort=False):
             note = f"Scale {scale}, mean over n = {span(part.n)} seeds; the band is ± one standard deviation."
             both = {m: p[(p[SETTING] == list(setting)).all(axis=1)] for m, p in points.items()}
             figures = [drawn(training_curves(p, m), note) for m, p in both.items() if len(p)]
-            yield section(f"{block_title(*setting[:2])}, {setting_title(*setting[2:])}, scale {scale}", figures=figures)
+            yield section(f"{block_title(*setting[:2])}, {setting_title(*setting[2:])}, scale {scale}",
+                          figures=figures)
 
 
 # Matrices of more than 40 classes would be unreadable, and are told by their row errors alone:
@@ -168,31 +197,43 @@ def _matrix_page(results, paper, table, sides):
         own = pick(results, paper=paper, table=table, scale=scale, variant="")
         for cell, true, estimated in _matrix_cells(own):
             error = row_error(estimated, true)
-            frame = pd.DataFrame({"true class": range(len(error.T)), "row-L1 error, mean": error.mean(0), "largest": error.max(0)})
-            heat = [drawn(_heat_maps(true, estimated), f"Scale {scale}, n = {len(estimated)} seeds.", wide=True)] if len(error.T) <= 40 else []
-            title = f"{block_title(cell['dataset'], cell['model'])}, {setting_title(cell['noise'], cell['rate'])}, {pretty(cell['method'])}, scale {scale}"
+            frame = pd.DataFrame({"true class": range(len(error.T)), "row-L1 error, mean": error.mean(0),
+                                  "largest": error.max(0)})
+            heat = ([drawn(_heat_maps(true, estimated), f"Scale {scale}, n = {len(estimated)} seeds.",
+                           wide=True)] if len(error.T) <= 40 else [])
+            title = (f"{block_title(cell['dataset'], cell['model'])}, "
+                     f"{setting_title(cell['noise'], cell['rate'])}, {pretty(cell['method'])}, scale {scale}")
             accuracies = pick(own, metric="accuracy", **cell).sort_values("seed").value
             words = _conditions(true, estimated, accuracies if cell["method"] == "backward_estimated" else ())
-            yield section(title, words, figures=heat, tables=[frame_table(frame, "Distance of the rows of T̂ from the true rows, between 0 and 2.")])
+            yield section(title, words, figures=heat,
+                          tables=[frame_table(frame,
+                "Distance of the rows of T̂ from the true rows, between 0 and 2.")])
 
 
 # Where ours differs, with the runs that say why:
 def _summary(why):
-    tried = why.dropna(subset="mean").assign(before=why.difference.abs(), after=why.left.abs(), closer=why.left.abs() < why.difference.abs())
-    frame = tried.groupby("variant", sort=False, as_index=False).agg(cells=("closer", "size"), closer=("closer", "sum"), before=("before", "median"), after=("after", "median"))
-    return frame.sort_values("after").rename(columns=dict(closer="closer to the paper", before="median |ours − paper| before", after="after"))
+    tried = why.dropna(subset="mean").assign(before=why.difference.abs(), after=why.left.abs(),
+        closer=why.left.abs() < why.difference.abs())
+    frame = tried.groupby("variant", sort=False, as_index=False).agg(cells=("closer", "size"),
+        closer=("closer", "sum"), before=("before", "median"), after=("after", "median"))
+    return frame.sort_values("after").rename(columns=dict(closer="closer to the paper",
+        before="median |ours − paper| before", after="after"))
 
 def _why_page(results, paper, table, sides):
     for scale, both in sides.items():
         why = reasons(results, both)
         cells = why.drop_duplicates(CELL)
-        text = f"{len(cells)} cells differ by more than 2 points." + (" A row is the cell run again with one thing changed." if why["mean"].notna().any() else "")
+        text = (f"{len(cells)} cells differ by more than 2 points."
+                + (" A row is the cell run again with one thing changed." if why["mean"].notna().any()
+                   else ""))
         untold = readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
-        told = readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours", mean="with the change"))
+        told = readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours",
+            mean="with the change"))
         every = _summary(reasons(results, both, points=-1))
         frames = [(_summary(why), "What each change does to these cells, in points."), (every, "What it does to all cells that were run with it, in points."), (told, "Every cell and change: percent, and points moved and left."),
                   (untold, "Cells without a run that would explain them.")]
-        yield section(f"Scale {scale}", text, tables=[frame_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
+        yield section(f"Scale {scale}", text,
+                      tables=[frame_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
 
 
 # Provenance, a row a block, and the overview:
@@ -201,7 +242,8 @@ def provenance(
 ) -> pd.DataFrame: # one row a block
     "Where the results came from: runs, seeds, commit, versions, machine and seconds of every block."
     rows = results[results.metric == "accuracy"]
-    said = {c: (c, listed) for c in ("dataset", "model", "variant", "seed", "samples", "commit", "dirty", "torch", "python", "device", "machine")}
+    said = {c: (c, listed) for c in ("dataset", "model", "variant", "seed", "samples", "commit", "dirty",
+                                     "torch", "python", "device", "machine")}
     blocks = rows.groupby(["paper", "table", "scale", "block"], sort=False, as_index=False)
     return blocks.agg(runs=("value", "size"), **said, seconds=("seconds", span))
 
@@ -210,27 +252,40 @@ def provenance(
 def _provenance_page(results, paper, table, sides):
     text = "One row is one result file. Seconds are those of a run, from the fastest to the slowest."
     blocks = _readable_blocks(provenance(pick(results, paper=paper)))
-    if sides: yield section("Blocks", text if len(blocks) else "No results yet.", tables=[frame_table(blocks, "Where the results came from.")] if len(blocks) else [])
+    if sides:
+        yield section("Blocks", text if len(blocks) else "No results yet.",
+                      tables=[frame_table(blocks, "Where the results came from.")] if len(blocks) else [])
 
 def _readable_blocks(blocks):
     blocks = blocks.assign(samples=blocks.samples.replace("0", "all"))
-    tree = blocks.dirty.map(dict(zip(("True", "False"), ("yes", "no")))).fillna("not said").rename("uncommitted changes")
-    return pd.concat([blocks[["block", "table", "scale", "dataset", "model", "variant"]], blocks.loc[:, "runs":].drop(columns=["dataset", "model", "variant", "dirty"]), tree], axis=1)
+    tree = blocks.dirty.map(dict(zip(("True", "False"),
+                                     ("yes", "no")))).fillna("not said").rename("uncommitted changes")
+    return pd.concat([blocks[["block", "table", "scale", "dataset", "model", "variant"]],
+                      blocks.loc[:, "runs":].drop(columns=["dataset", "model", "variant", "dirty"]), tree],
+                     axis=1)
 
 
 # The overview says what was run, and how close it is, for each table and each block:
-INTRO = ("Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, laptop minutes, paper is the paper's own protocol.")
+INTRO = ("Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, "
+         "laptop minutes, paper is the paper's own protocol.")
 
 def _overview(sides):
     frame = pd.DataFrame([identity(both) | score(both) for both in sides])
-    said = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells" + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
-    note = "“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints one."
-    tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."), (_by_block(sides), "The same for each block.")]
-    yield section("What has been reproduced", INTRO, *said, note, tables=[frame_table(pd.DataFrame(map(told, f.itertuples())), c) for f, c in tables if len(f)])
+    said = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells"
+            + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
+    note = ("“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints "
+            "one.")
+    tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."),
+              (_by_block(sides), "The same for each block.")]
+    yield section("What has been reproduced", INTRO, *said, note,
+                  tables=[frame_table(pd.DataFrame(map(told, f.itertuples())), c) for f, c in tables
+                          if len(f)])
 
 def _by_block(sides):
-    parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False) if part.our_n.notna().any()]
-    return pd.DataFrame([identity(part) | dict(table=block_title(*block)) | score(part) for block, part in parts])
+    parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False)
+             if part.our_n.notna().any()]
+    return pd.DataFrame([identity(part) | dict(table=block_title(*block)) | score(part)
+                         for block, part in parts])
 
 
 # The templates escape whatever a name may hold:
@@ -240,18 +295,21 @@ def template(
 ) -> jinja2.Template: # which escapes what it is given
     "A template of the report."
     loader = jinja2.FileSystemLoader(ASSETS/"report", encoding="utf-8")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True).get_template(name)
 
 
 # `write_report` renders them. Each file is written whole or not at all.
 PAGES = [("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
-         ("differences", "Differences over 2 points", _why_page), ("provenance", "Provenance", _provenance_page)]
+         ("differences", "Differences over 2 points", _why_page),
+         ("provenance", "Provenance", _provenance_page)]
 def _save(path, text):
     if path.exists() and path.read_text(encoding="utf-8") == text: return
     with atomic_write(path) as part: part.write_text(text, encoding="utf-8")
 
 def _in_order(results, paper, table):
-    place = pd.MultiIndex.from_frame(published(paper, table)[CELL]).get_indexer(pd.MultiIndex.from_frame(results[CELL]))
+    place = pd.MultiIndex.from_frame(published(paper,
+        table)[CELL]).get_indexer(pd.MultiIndex.from_frame(results[CELL]))
     return results.iloc[np.argsort(np.where(place < 0, len(results), place), kind="stable")]
 
 def _pages(results, sides):
@@ -264,9 +322,13 @@ def _pages(results, sides):
         yield dict(file=f"{paper}_{table}.html", title=named(table), paper=named(paper), sections=tables)
         for name, title, build in FIGURES.get((paper, table), []) + PAGES:
             sections = list(build(results, paper, table, run))
-            if sections: yield dict(file=f"{paper}_{table}_{name}.html", title=title, paper=named(paper), sections=sections)
+            if sections:
+                yield dict(file=f"{paper}_{table}_{name}.html", title=title, paper=named(paper),
+                           sections=sections)
 
-def _own(sides, paper, table): return {both.scale.iloc[0]: both for both in sides if tuple(both[["paper", "table"]].iloc[0]) == (paper, table)}
+def _own(sides, paper, table):
+    return {both.scale.iloc[0]: both for both in sides if tuple(both[["paper", "table"]].iloc[0])
+            == (paper, table)}
 
 
 # Tables that come from the same runs share a page. Pages follow the order of the paper, whatever the order
@@ -277,12 +339,15 @@ def write_report(
     scale: str | None = None, # one scale; every scale, each in its own sections, if none
 ) -> Path: # index.html
     "Write the report as a folder of HTML pages that opens offline."
-    require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}", scale)
+    require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}",
+            scale)
     folder, results = Path(folder), results if scale is None else pick(results, scale=scale)
     sides = all_sides(results)
-    pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))), *_pages(results, sides)]
+    pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))),
+             *_pages(results, sides)]
     page = template("page.html")
-    for name in ("report.css", "parts.css", "report.js"): _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
+    for name in ("report.css", "parts.css", "report.js"):
+        _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
     _save(folder/"plotly.min.js", get_plotlyjs())
     nav = [(paper, list(own)) for paper, own in groupby(pages, key=lambda p: p["paper"])]
     for this in pages: _save(folder/this["file"], page.render(page=this, nav=nav))
@@ -298,7 +363,8 @@ def _folders():
     return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
 def _show(given, results):
-    if given.paper and (given.paper, given.table) in published_tables(): print(terminal_table(results, given.paper, given.table, given.scale, given.dataset))
+    if given.paper and (given.paper, given.table) in published_tables():
+        print(terminal_table(results, given.paper, given.table, given.scale, given.dataset))
     elif given.paper: print(_own_means(given, results))
     print(f"\nreport:             {write_report(results, given.site).resolve()}")
     notebooks = results_folder()/"notebooks"
@@ -307,8 +373,10 @@ def _show(given, results):
 
 def _own_means(given, results):
     means = cell_means(results, paper=given.paper, table=given.table, scale=given.scale, variant="")
-    shown = means[[*CELL, "mean", "std", "n"]].round(1).to_string(index=False) if len(means) else "Nothing of it was run at this scale."
-    return f"{given.paper} {given.table} has no published numbers; the report shows what it has to do with the others.\n{shown}"
+    shown = (means[[*CELL, "mean", "std", "n"]].round(1).to_string(index=False) if len(means)
+             else "Nothing of it was run at this scale.")
+    return (f"{given.paper} {given.table} has no published numbers; the report shows what it has to do with "
+            f"the others.\n{shown}")
 
 
 # A mistake on the command line is told in one line, without a traceback:
@@ -316,11 +384,14 @@ def main(
     argv: Sequence[str] | None = None, # the words after the program's name
 ) -> None:
     "Show a table beside the paper's and write the pages: python -m noisy_course.lab.report [PAPER TABLE] [--dataset mnist] [--site FOLDER]"
-    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.report", description="Paper beside ours, from results that are there.")
-    for name in ("paper", "table"): parser.add_argument(name, nargs="?", help=f"the {name} to show in the terminal")
+    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.report",
+                                     description="Paper beside ours, from results that are there.")
+    for name in ("paper", "table"):
+        parser.add_argument(name, nargs="?", help=f"the {name} to show in the terminal")
     parser.add_argument("--dataset", help="show only this data set")
     parser.add_argument("--protocol", help="a Python file with an experiment of your own")
-    parser.add_argument("--scale", default=data.setting("scale", "laptop"), help="the scale to show in the terminal")
+    parser.add_argument("--scale", default=data.setting("scale", "laptop"),
+                        help="the scale to show in the terminal")
     parser.add_argument("--results", type=Path, nargs="+", help="folders of results")
     parser.add_argument("--site", type=Path, default=results_folder()/"report", help="folder of the pages")
     given = parser.parse_args(argv)

@@ -1,8 +1,9 @@
 """Result files: where their numbers come from, how they are written, read and checked, and which are missing.
 
-A name that starts with a dot is a file half written, and left alone. A file that is not ours stops the reading, by name: a report that skips what
-it cannot read would lose cells in silence. A run that is found twice counts once, from the folder named first, or else from the newest
-file; and a cell whose files differ in epochs or dropout keeps one definition only: means over two kinds of run are means of nothing."""
+A name that starts with a dot is a file half written, and left alone. A file that is not ours stops the
+reading, by name: a report that skips what it cannot read would lose cells in silence. A run that is found
+twice counts once, from the folder named first, or else from the newest file; and a cell whose files differ
+in epochs or dropout keeps one definition only: means over two kinds of run are means of nothing."""
 import json
 import os
 import platform
@@ -50,11 +51,13 @@ def provenance(
     version: dict | None = None, # from `tree` before the training; as it is now if none
 ) -> dict:
     "Where numbers come from: commit, whether anything but results differs from it, versions, machine."
-    return (version or tree()) | dict(torch=torch.__version__, python=platform.python_version(), device=device, machine=machine(device))
+    return (version or tree()) | dict(torch=torch.__version__, python=platform.python_version(),
+                                      device=device, machine=machine(device))
 
 def _git(*words):
     if not shutil.which("git"): return ""
-    asked = subprocess.run(["git", *words], cwd=Path(noisy_course.__file__).parent, capture_output=True, text=True)
+    asked = subprocess.run(["git", *words], cwd=Path(noisy_course.__file__).parent, capture_output=True,
+                           text=True)
     return "" if asked.returncode else asked.stdout.strip()
 
 def _is_a_checkout(): return bool(_git("ls-files", "__init__.py"))
@@ -67,7 +70,8 @@ def machine(
 
 def _processor():
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.split(": ")[1] for line in known.splitlines() if line.startswith("model name")), platform.processor())
+    name = next((line.split(": ")[1] for line in known.splitlines() if line.startswith("model name")),
+                platform.processor())
     return f"{name.strip()}, {os.cpu_count()} cores"
 
 
@@ -110,7 +114,8 @@ def write_result(
     check_folder(folder, "folder")
     path = Path(folder) / f"{rows.block.iloc[0]}.parquet"
     if path.exists() and not flaw(path): rows = joined(read_file(path), rows)
-    with atomic_write(path) as part: rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
+    with atomic_write(path) as part:
+        rows.to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
     return path
 
 def joined(
@@ -130,7 +135,8 @@ def joined(
 # *scale*: `smoke`, `laptop` or `paper`. Nothing below ever averages over scales.
 CELL = [*SETTING, "method"]
 RUN = ["paper", "table", *CELL, "samples", "seed", "scale", "variant"]
-PROVENANCE = ["identity", "commit", "dirty", "torch", "python", "device", "machine", "seconds", "realised_rate", "epoch_chosen"]
+PROVENANCE = ["identity", "commit", "dirty", "torch", "python", "device", "machine", "seconds",
+              "realised_rate", "epoch_chosen"]
 OPTIONAL = ["variant", "network"]
 COLUMNS = [*RUN, "network", "block", "metric", "epoch", "value", *PROVENANCE]
 SCALES = ["paper", "laptop", "smoke"]
@@ -138,7 +144,8 @@ DEFINED = ["samples", "epochs", "dropout", "percentile", "network"]
 
 def _tidy(frame):
     frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
-    numbers = {c: pd.to_numeric(frame[c]).astype(float) for c in ("rate", "value", "realised_rate", "seconds")}
+    numbers = {c: pd.to_numeric(frame[c]).astype(float)
+               for c in ("rate", "value", "realised_rate", "seconds")}
     words = {c: frame[c].astype(object).fillna("") for c in OPTIONAL}
     return frame.assign(**numbers | words | dict(rate=numbers["rate"].round(6)))
 
@@ -156,7 +163,8 @@ def read_file(
     return pd.read_parquet(file, page_checksum_verification=True)
 
 def _no_percentages(rows):
-    accuracies = rows[rows.metric.str.startswith("accuracy") | rows.metric.isin(["test_accuracy", "valid_accuracy"])]
+    accuracies = rows[rows.metric.str.startswith("accuracy")
+                      | rows.metric.isin(["test_accuracy", "valid_accuracy"])]
     odd = accuracies[~accuracies.value.between(0, 100)]
     return f"says {odd.value.iloc[0]:g} for {_whose(odd.iloc[0])}, which is no percentage" if len(odd) else ""
 
@@ -177,8 +185,10 @@ def _reported_epochs(wide, runs):
 
 def _own_words(rows, runs):
     "The accuracies a file reports, each beside the point of the curve that it should be."
-    wide = rows[rows.metric.isin(CURVES)].pivot(index=[*runs, "epoch"], columns="metric", values="value").reset_index()
-    points = [part[[*runs, "epoch", "test_accuracy"]].assign(metric=name) for name, part in _reported_epochs(wide, runs)]
+    wide = rows[rows.metric.isin(CURVES)].pivot(index=[*runs, "epoch"], columns="metric",
+        values="value").reset_index()
+    points = [part[[*runs, "epoch", "test_accuracy"]].assign(metric=name)
+              for name, part in _reported_epochs(wide, runs)]
     single = rows[rows.epoch.isna()].drop(columns="epoch")
     return single.merge(pd.concat(points), how="right", on=[*runs, "metric"])
 
@@ -188,7 +198,8 @@ def disagreement(
 ) -> str: # empty if there is none
     "Where the accuracies that a block reports are not the points of its curves."
     rows = rows[rows.metric.isin(CURVES) | rows.metric.str.startswith("accuracy")]
-    runs = ["method", "seed", *(c for c in RUN if c in rows and c not in ("method", "seed") and rows[c].nunique(dropna=False) > 1)]
+    runs = ["method", "seed", *(c for c in RUN if c in rows and c not in ("method", "seed")
+                                and rows[c].nunique(dropna=False) > 1)]
     rows = rows.reindex(columns=[*runs, "metric", "epoch", "value", "epoch_chosen"])
     twice = rows[rows.duplicated([*runs, "metric", "epoch"])]
     if len(twice): return f"says {_whose(twice.iloc[0])}, epoch {twice.epoch.iloc[0]} twice"
@@ -197,9 +208,12 @@ def disagreement(
     other = both[both.value != both.test_accuracy]
     if len(other):
         one = other.iloc[0]
-        return f"says {one.value:g} for {_whose(one)}; its curve has {one.test_accuracy:g} there, after epoch {one.epoch}"
+        return (f"says {one.value:g} for {_whose(one)}; its curve has {one.test_accuracy:g} there, after "
+                f"epoch {one.epoch}")
     chosen = both.assign(chosen=both.epoch == both.epoch_chosen).groupby(runs).chosen.any()
-    return "" if chosen.all() else f"reports an epoch of {' '.join(map(str, chosen.idxmin()))} that is neither the best nor the last"
+    return ("" if chosen.all()
+            else f"reports an epoch of {' '.join(map(str, chosen.idxmin()))} that is neither the best nor "
+            "the last")
 
 
 # A file of something else, a damaged one, and one whose numbers contradict each other: each gets a
@@ -224,7 +238,8 @@ def _examined(file, *version):
     found, known = _flaw_of(rows), [c for c in ("method", "seed", "identity") if c in rows]
     return found, frozenset(rows[known].drop_duplicates().itertuples(index=False, name=None))
 
-def _of_a_block(rows): return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
+def _of_a_block(rows):
+    return "block" in rows and all(re.fullmatch(r".*_[0-9a-f]{8}", str(name)) for name in rows.block.unique())
 
 def _flaw_of(rows):
     spared = OPTIONAL if _of_a_block(rows) else [*OPTIONAL, *PROVENANCE]
@@ -233,7 +248,8 @@ def _flaw_of(rows):
     wordy = [c for c in ("rate", "value") if not pd.api.types.is_numeric_dtype(rows[c])]
     if wordy: return f"has something else than numbers in {' and '.join(wordy)}"
     if not pd.api.types.is_string_dtype(rows.metric): return "has something else than words in metric"
-    named, rows = _of_a_block(rows), rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]]
+    named, rows = (_of_a_block(rows),
+                   rows[[c for c in (*RUN, "metric", "epoch", "value", "epoch_chosen") if c in rows]])
     return _no_percentages(rows) or (disagreement(rows) if named else "")
 
 
@@ -241,40 +257,49 @@ def _read(file):
     try: frame = read_file(file)
     except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); {AWAY}") from error
     found = _flaw_of(frame)
-    require(not found, "folders", "sound results, with numbers in rate and value", f"{file}, which {found}; {AWAY}")
+    require(not found, "folders", "sound results, with numbers in rate and value",
+            f"{file}, which {found}; {AWAY}")
     return _tidy(frame).assign(file=str(file))
 
 AWAY = "delete it or move it away, and train it again"
 
-def _first(frame, keys, column): return frame[column] == frame.groupby(keys, dropna=False)[column].transform("first")
+def _first(frame, keys, column):
+    return frame[column] == frame.groupby(keys, dropna=False)[column].transform("first")
 
 def _once(frame):
     frame = frame.assign(definition=frame.groupby([c for c in DEFINED if c in frame], dropna=False).ngroup())
     kept = frame[_first(frame, [c for c in RUN if c not in ("seed", "samples")], "definition")]
     kept = kept[_first(kept, RUN, "file")]
     left = len(frame) - len(kept)
-    if left: warnings.warn(f"read_results: {left} rows left out: an earlier folder or a newer file has the same run, or the cell defined otherwise")
+    if left:
+        warnings.warn(f"read_results: {left} rows left out: an earlier folder or a newer file has the same "
+                      "run, or the cell defined otherwise")
     return kept.reset_index(drop=True)
 
 
 # All the rest is finding the files. A name that starts with a dot is a file half written, and left alone.
 # The course's own head-to-head has more rows than all papers together, and is read only when it is asked
 # for.
-def _newest(folder): return sorted(folder.rglob("*.parquet"), key=lambda file: (-file.stat().st_mtime, file.name))
+def _newest(folder):
+    return sorted(folder.rglob("*.parquet"), key=lambda file: (-file.stat().st_mtime, file.name))
 
 def read_results(
     folders: str | Path | Sequence[str | Path], # folders with parquet files, searched in depth
     course: bool = False, # whether to read the course's own head-to-head instead of the papers' experiments
 ) -> pd.DataFrame: # one row a value, see COLUMNS; empty if there are no files
     "All results below the folders, each run once."
-    words = isinstance(folders, (str, Path)) or isinstance(folders, (list, tuple)) and all(isinstance(f, (str, Path)) for f in folders)
-    words = words and "" not in ([folders] if isinstance(folders, str) else folders if isinstance(folders, (list, tuple)) else [])
+    words = (isinstance(folders, (str, Path)) or isinstance(folders, (list, tuple))
+             and all(isinstance(f, (str, Path)) for f in folders))
+    words = (words and "" not in ([folders] if isinstance(folders, str) else folders
+                                  if isinstance(folders, (list, tuple)) else []))
     require(words, "folders", "a folder or a list of folders", repr(folders))
     require(isinstance(course, bool), "course", "True or False", repr(course))
     folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     for folder in folders: require(folder.is_dir(), "folders", "folders that exist", folder)
-    found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".") and file.name.startswith("course_") == course]
-    return _once(pd.concat(found, ignore_index=True)) if found else _tidy(pd.DataFrame(columns=COLUMNS)).assign(file="")
+    found = [_read(file) for folder in folders for file in _newest(folder) if not file.name.startswith(".")
+             and file.name.startswith("course_") == course]
+    return (_once(pd.concat(found, ignore_index=True)) if found
+            else _tidy(pd.DataFrame(columns=COLUMNS)).assign(file=""))
 
 
 def missing(
@@ -291,10 +316,13 @@ def _missing(block, file):
     if found: return block
     lost = [(m, s) for m, s in product(block.methods, block.seeds) if (m, s, block.identities[m]) not in runs]
     methods, seeds = map(dict.fromkeys, zip(*lost)) if lost else ((), ())
-    return replace(block, methods=tuple(methods), seeds=tuple(s for s in block.seeds if s in seeds)) if lost else None
+    return (replace(block, methods=tuple(methods), seeds=tuple(s for s in block.seeds if s in seeds)) if lost
+            else None)
 
 def _check_blocks(blocks):
-    require(isinstance(blocks, (list, tuple)) and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks", "a list of Block", repr(blocks)[:80])
+    require(isinstance(blocks, (list, tuple))
+            and all(hasattr(b, "name") and hasattr(b, "methods") for b in blocks), "blocks",
+            "a list of Block", repr(blocks)[:80])
 
 def set_aside(
     blocks: list, # of Block, to be trained

@@ -19,7 +19,8 @@ def banded(
 
 # Training curves are the same with epochs. They show what the selected epoch hides: a method that first
 # learns the task and then the wrong labels.
-METRICS = dict(valid_loss="loss on the noisy validation set", valid_accuracy="accuracy on the noisy validation set")
+METRICS = dict(valid_loss="loss on the noisy validation set",
+               valid_accuracy="accuracy on the noisy validation set")
 
 def curve_points(
     results: pd.DataFrame, # from `read_results`
@@ -41,8 +42,10 @@ def training_curves(
     "Training curves of all methods in a setting."
     last = points[points.epoch == points.epoch.max()].set_index("method")["mean"]
     accuracy, label = metric.endswith("accuracy"), METRICS.get(metric, pretty(metric))
-    finding = f"{pretty(last.idxmax())} ends highest, at {last.max():.1f} %" if accuracy else "compare the shapes, not the heights"
-    return curves(banded(points), "epoch", "mean", "method", f"{label.capitalize()}: {finding}", "epoch", label + ", %" * accuracy, error="std")
+    finding = (f"{pretty(last.idxmax())} ends highest, at {last.max():.1f} %" if accuracy
+               else "compare the shapes, not the heights")
+    return curves(banded(points), "epoch", "mean", "method", f"{label.capitalize()}: {finding}", "epoch",
+                  label + ", %" * accuracy, error="std")
 
 
 # Pages
@@ -54,7 +57,8 @@ def training_curves(
 def _words(column):
     if not pd.api.types.is_numeric_dtype(column): return column.astype(str).tolist()
     known = column.dropna().abs()
-    return [number(x, ".0f" if (known % 1 == 0).all() else ".2f" if (known >= .01).where(known > 0, True).all() else "g") for x in column]
+    return [number(x, ".0f" if (known % 1 == 0).all() else ".2f"
+                   if (known >= .01).where(known > 0, True).all() else "g") for x in column]
 
 def frame_table(
     frame, # a data frame
@@ -62,7 +66,8 @@ def frame_table(
 ):
     "A data frame as a table of a page."
     numeric = [pd.api.types.is_numeric_dtype(t) for t in frame.dtypes]
-    return dict(caption=caption, head=[str(c).replace("_", " ") for c in frame], rows=list(zip(*(_words(frame[c]) for c in frame))), numeric=numeric)
+    return dict(caption=caption, head=[str(c).replace("_", " ") for c in frame],
+                rows=list(zip(*(_words(frame[c]) for c in frame))), numeric=numeric)
 
 def drawn(
     fig, # of plotly
@@ -71,11 +76,13 @@ def drawn(
 ):
     "A figure as a value that the page's script draws."
     spec = json.loads(fig.to_json())
-    layout = {k: v for k, v in spec["layout"].items() if k not in ("title", "width", "height")} | dict(autosize=True)
+    layout = ({k: v for k, v in spec["layout"].items() if k not in ("title", "width", "height")}
+              | dict(autosize=True))
     layout["margin"]["t"] = 50 if wide else 20
     text = json.dumps(dict(data=spec["data"], layout=layout), ensure_ascii=False).replace("<", "\\u003c")
     tall = fig.layout.height if (fig.layout.height or 0) > 500 else None
-    return dict(caption=fig.layout.title.text.replace("<br>", " "), note=note, wide=wide, tall=tall, json=text)
+    return dict(caption=fig.layout.title.text.replace("<br>", " "), note=note, wide=wide, tall=tall,
+                json=text)
 
 def section(
     title, # text
@@ -87,7 +94,8 @@ def section(
     fold=False, # whether it opens with a click
 ):
     "A section of a page."
-    return dict(title=title, text=[t for t in text if t], tables=list(tables), grids=list(grids), figures=list(figures), level=level, fold=fold)
+    return dict(title=title, text=[t for t in text if t], tables=list(tables), grids=list(grids),
+                figures=list(figures), level=level, fold=fold)
 
 
 def plus_minus(
@@ -103,7 +111,8 @@ def curve_of(
     by, # a column that tells lines apart
 ):
     "Mean and std at each epoch."
-    return rows.dropna(subset="epoch").groupby([by, "epoch"], sort=False, as_index=False).value.agg(["mean", "std"])
+    return rows.dropna(subset="epoch").groupby([by, "epoch"], sort=False,
+        as_index=False).value.agg(["mean", "std"])
 
 
 def at_scales(
@@ -115,5 +124,6 @@ def at_scales(
     rows = pick(results, paper=paper, table=table)
     for (scale, dataset, model), part in rows.groupby(["scale", "dataset", "model"], sort=False):
         ours, n = listed(part.network[part.network != ""]) or model, part.seed.nunique()
-        note = f"Scale {scale}; {n} {'seed' if n == 1 else 'seeds'}." + (f" The paper has another network: {named(model)}." if ours != model else "")
+        note = (f"Scale {scale}; {n} {'seed' if n == 1 else 'seeds'}."
+                + (f" The paper has another network: {named(model)}." if ours != model else ""))
         yield scale, f"{block_title(dataset, ours)}, scale {scale}", note, part

@@ -120,9 +120,11 @@ def definitions(
 ) -> dict[tuple[str, str], Definition]: # (module, name) → definition
     "The exported functions and classes, by module and name."
     cells = [p for p in text if p.kind == "code" and re.match(r"#\| *export\b", p.source)]
-    found = [(p, node) for p in cells for node in ast.parse(p.source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    found = [(p, node) for p in cells for node in ast.parse(p.source).body
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     public = [(p, node) for p, node in found if not node.name.startswith(("_", "check_"))]
-    return {(module(p.chapter), node.name): Definition(node.name, ast.get_docstring(node) or "", p) for p, node in public}
+    return {(module(p.chapter), node.name): Definition(node.name, ast.get_docstring(node) or "", p)
+            for p, node in public}
 
 
 # Equations
@@ -170,18 +172,24 @@ def taught(
 # a definition is named by its docstring.
 DISPLAY = re.compile(r"\$\$.+?\$\$", re.DOTALL)
 
-def _displayed(source, at): return next((m[0] for m in DISPLAY.finditer(source) if m.start() < at < m.end()), "")
+def _displayed(source, at):
+    return next((m[0] for m in DISPLAY.finditer(source) if m.start() < at < m.end()), "")
 
 def _in_text(piece, paper):
     for m in EQUATION.finditer(piece.source):
         shown = _displayed(piece.source, m.start()) if m.lastgroup == "tag" else ""
-        for n in listed_numbers(m[m.lastgroup]): yield dict(paper=paper, kind="Eq.", number=n, at=piece.link, tagged=m.lastgroup == "tag", formula=shown)
+        for n in listed_numbers(m[m.lastgroup]):
+            yield dict(paper=paper, kind="Eq.", number=n, at=piece.link, tagged=m.lastgroup == "tag",
+                       formula=shown)
     for m in THEOREM.finditer(piece.source):
-        yield dict(paper=paper, kind="Theorem", number=int(m["number"]), at=piece.link, tagged=piece.source[:m.start()].endswith("**"), formula="")
+        yield dict(paper=paper, kind="Theorem", number=int(m["number"]), at=piece.link,
+                   tagged=piece.source[:m.start()].endswith("**"), formula="")
 
 def _in_docstring(definition):
     cited = re.search(rf"\b({'|'.join(AUTHORS)})\b[^()]*?\b(Eq|Theorem)s?\.? ({NUMBERS})", definition.doc)
-    for n in listed_numbers(cited[3] if cited else ""): yield dict(paper=AUTHORS[cited[1]], kind=dict(Eq="Eq.").get(cited[2], cited[2]), number=n, function=definition)
+    for n in listed_numbers(cited[3] if cited else ""):
+        yield dict(paper=AUTHORS[cited[1]], kind=dict(Eq="Eq.").get(cited[2], cited[2]), number=n,
+                   function=definition)
 
 def mentions(
     text: tuple[Piece, ...], # of all chapters
@@ -189,7 +197,8 @@ def mentions(
     "Every equation and theorem of the papers, where the chapters have it."
     rows = [row for d in definitions(text).values() for row in _in_docstring(d)]
     for own in by_chapter(text).values():
-        if paper := paper_of(own): rows += [row for p in own if p.kind == "markdown" for row in _in_text(p, paper)]
+        if paper := paper_of(own):
+            rows += [row for p in own if p.kind == "markdown" for row in _in_text(p, paper)]
     return pd.DataFrame(rows, columns=["paper", "kind", "number", "at", "tagged", "formula", "function"])
 
 
@@ -207,7 +216,9 @@ class Erratum:
     piece: Piece # that it stands in
     check: str # the code that checks it
 
-def _is_check(piece): return piece.kind == "code" and CHECK.search(piece.source) and not re.match(r"#\| *(export|exercise)|def check_", piece.source)
+def _is_check(piece):
+    return (piece.kind == "code" and CHECK.search(piece.source)
+            and not re.match(r"#\| *(export|exercise)|def check_", piece.source))
 
 def _check(own, at):
     after = next((k for k in range(at + 1, len(own)) if own[k].kind == "markdown"), len(own))
@@ -218,7 +229,8 @@ def errata(
     text: tuple[Piece, ...], # of one chapter
 ) -> list[Erratum]:
     "The claims that a chapter found not to hold, each with its check."
-    return [Erratum(m[0], p, _check(text, k)) for k, p in enumerate(text) if p.kind == "markdown" for m in ERRATUM.finditer(p.source)]
+    return [Erratum(m[0], p, _check(text, k)) for k, p in enumerate(text) if p.kind == "markdown"
+            for m in ERRATUM.finditer(p.source)]
 
 
 # What a method is made of
@@ -253,15 +265,18 @@ def ingredients(
     "What a method is made of."
     done = []
     for given in stages(method):
-        for f in (part for field in FIELDS for part in _unwrapped(getattr(given, field, None)) if part): _made_of(known, f, done)
+        for f in (part for field in FIELDS for part in _unwrapped(getattr(given, field, None)) if part):
+            _made_of(known, f, done)
     return done
 
 def drop_ins(
     made: Sequence[Callable], # from `ingredients`
 ) -> list[type]: # subclasses of `nn.Module`
     "The modules that bring a method into a loop of your own."
-    names, ours = {f.__name__ for f in made}, [f.__module__ for f in made if f.__module__.startswith("noisy_course.")]
-    found = [c for house in dict.fromkeys(ours) for c in vars(sys.modules[house]).values() if isinstance(c, type) and issubclass(c, nn.Module)]
+    names, ours = ({f.__name__ for f in made},
+                   [f.__module__ for f in made if f.__module__.startswith("noisy_course.")])
+    found = [c for house in dict.fromkeys(ours) for c in vars(sys.modules[house]).values()
+             if isinstance(c, type) and issubclass(c, nn.Module)]
     losses = [c for c in found if getattr(c, "loss", None) in made]
     others = [c for c in found if c in made or c.__name__.endswith("Loss") and _called(c) & names]
     return [c for c in losses if c.loss is made[0]] or list(dict.fromkeys(losses + others))
@@ -274,7 +289,8 @@ def formula(
 ) -> str: # LaTeX; nothing where the section shows none
     "The equation that a definition implements."
     before = text[:text.index(definition.piece)]
-    shown = [m for p in before if p.label == definition.piece.label for m in re.findall(r"\$\$(.+?)\$\$", p.source, re.DOTALL)]
+    shown = [m for p in before if p.label == definition.piece.label
+             for m in re.findall(r"\$\$(.+?)\$\$", p.source, re.DOTALL)]
     return shown[-1] if shown else ""
 
 
@@ -302,8 +318,10 @@ def equations(
     "Every equation and theorem of the papers that the chapters have."
     known = taught(text)
     uses = {name: {f.__name__ for f in ingredients(m, known)} for name, m in protocols.METHODS.items()}
-    rows = mentions(text).sort_values(["kind", "number"], kind="stable").groupby(["paper", "kind", "number"], sort=False)
-    found = [_equation(text, paper, f"{kind} {number}", own, uses) for (paper, kind, number), own in rows if own["at"].notna().any()]
+    rows = mentions(text).sort_values(["kind", "number"], kind="stable").groupby(["paper", "kind", "number"],
+        sort=False)
+    found = [_equation(text, paper, f"{kind} {number}", own, uses) for (paper, kind, number), own in rows
+             if own["at"].notna().any()]
     return {e.label: e for e in sorted(found, key=lambda e: PAPERS.index(e.paper))}
 
 def _equation(text, paper, name, rows, uses):
@@ -317,7 +335,8 @@ def _equation(text, paper, name, rows, uses):
 # Which numbers a method takes from an experiment, beside those that its loss takes:
 LABELS = ("alpha", "beta", "lr", "first_epochs", "label_start", "label_stop")
 NUMBERS_OF = {name: tuple(m.hyperparameters) for name, m in protocols.METHODS.items()} | dict(
-    d2l=("epochs",), truncated_gce=("q", "prune_start", "prune_every"), joint_labels=LABELS, joint_optimization=LABELS, joint_hard_optimization=(*LABELS, "top"))
+    d2l=("epochs",), truncated_gce=("q", "prune_start", "prune_every"), joint_labels=LABELS,
+    joint_optimization=LABELS, joint_hard_optimization=(*LABELS, "top"))
 
 def numbers(
     name: str, # of a method
@@ -326,7 +345,8 @@ def numbers(
     rows = []
     for (paper, table), grid in TABLES.items():
         if (paper, table) not in published_tables(): continue
-        for part in (p for p in grid.parts if any(name in (p.methods or names) for _, names in grid.variants)):
+        for part in (p for p in grid.parts
+                     if any(name in (p.methods or names) for _, names in grid.variants)):
             given = protocols.USUAL | part.usual | dict(epochs=part.recipe.epochs)
             noise = ", ".join(dict.fromkeys(named(kind) for kind, _ in part.noises))
             rows.append(dict(paper=named(paper), table=named(table), block=block_title(part.dataset, part.model), epochs=part.recipe.epochs)
@@ -368,7 +388,8 @@ def table_of(
 # A page of the report: its sections, each with what the templates make of it.
 def _section(s):
     html = report.template("parts.html").module.body(s | dict(text=[]))
-    inner = raw(f"<details><summary>Show</summary>{html}</details>" if s["fold"] else html) if html.strip() else ""
+    inner = (raw(f"<details><summary>Show</summary>{html}</details>" if s["fold"] else html) if html.strip()
+             else "")
     return [f"{'#' * s['level']} {plain(s['title'])}", *map(plain, s["text"]), inner]
 
 def page_of(
@@ -376,7 +397,9 @@ def page_of(
 ) -> str: # Markdown
     "A page of the report in Markdown."
     parts = [part for s in page["sections"] for part in _section(s)] or ["No results yet."]
-    return "\n\n".join(filter(None, [f"# {plain(page['paper'])}: {plain(page['title'])}", raw('<div class="chooser"></div>'), *parts]))
+    return "\n\n".join(filter(None,
+                              [f"# {plain(page['paper'])}: {plain(page['title'])}",
+                               raw('<div class="chooser"></div>'), *parts]))
 
 
 # A chapter is a notebook, and stays one. Its figures become what the report's script draws. Code folds:
@@ -388,7 +411,8 @@ def _drawn(output):
     if FIGURE not in output.get("data", {}): return output
     spec = output.data[FIGURE]
     figure = drawn(go.Figure(spec), wide=spec["layout"].get("width", 0) > 800)
-    return nbformat.v4.new_output("display_data", {"text/html": report.template("parts.html").module.figure(figure)})
+    return nbformat.v4.new_output("display_data",
+                                  {"text/html": report.template("parts.html").module.figure(figure)})
 
 def _foldable(cell):
     kind = (re.findall(r"^#\| *(\w+)", cell.source, re.MULTILINE) or [""])[0]
@@ -397,30 +421,36 @@ def _foldable(cell):
     words = PROMPTS.get(kind, "the code")
     prompts = {f"code_prompt_{verb}": f"{verb.title()} {words}" for verb in ("show", "hide")}
     tags = [*cell.metadata.get("tags", []), "hide-input", *([] if closed else ["open"])]
-    return nbformat.from_dict(cell | dict(source=source, metadata=dict(tags=tags, mystnb=prompts), outputs=[_drawn(o) for o in cell.outputs]))
+    return nbformat.from_dict(cell | dict(source=source, metadata=dict(tags=tags, mystnb=prompts),
+                                          outputs=[_drawn(o) for o in cell.outputs]))
 
-def _formula(found): return rf'<span class="math notranslate nohighlight">\({escape(found[1], quote=False)}\)</span>'
+def _formula(found):
+    return rf'<span class="math notranslate nohighlight">\({escape(found[1], quote=False)}\)</span>'
 
 def _with_formulas_in_hints(cell):
-    source = re.sub(r"<details>((?!\n\n).)*", lambda hint: re.sub(r"\$(.+?)\$", _formula, hint[0]), cell.source, flags=re.DOTALL)
+    source = re.sub(r"<details>((?!\n\n).)*", lambda hint: re.sub(r"\$(.+?)\$", _formula, hint[0]),
+                    cell.source, flags=re.DOTALL)
     return nbformat.from_dict(cell | dict(source=source))
 
 def chapter_page(
     nb: NotebookNode, # from `read_chapters`
 ) -> NotebookNode: # for Sphinx
     "A chapter with figures that draw themselves and code that folds."
-    cells = [_foldable(cell) if cell.cell_type == "code" else _with_formulas_in_hints(cell) for cell in nb.cells]
+    cells = [_foldable(cell) if cell.cell_type == "code" else _with_formulas_in_hints(cell)
+             for cell in nb.cells]
     return nbformat.from_dict(nb | dict(cells=[cell for cell in cells if cell.source]))
 
 
 # A page for each method
 
 # Formula, ingredients, modules, numbers, and every table in which we ran it.
-def _signature(c): return ", ".join(str(p.replace(annotation=p.empty)) for p in inspect.signature(c).parameters.values())
+def _signature(c):
+    return ", ".join(str(p.replace(annotation=p.empty)) for p in inspect.signature(c).parameters.values())
 
 def _loop(classes):
     imports = [f"from {c.__module__} import {c.__name__}" for c in classes]
-    calls = [f"{'loss' if c.__name__.endswith('Loss') else 'layer'} = {c.__name__}({_signature(c)})" for c in classes]
+    calls = [f"{'loss' if c.__name__.endswith('Loss') else 'layer'} = {c.__name__}({_signature(c)})"
+             for c in classes]
     return "\n".join(["```python", *imports, "", *calls, "```"])
 
 
@@ -438,10 +468,15 @@ def by_table(
 
 # A table has one grid, a row a setting and a column a scale, with the origin of each cell as in the report:
 def _method_grid(name, sides):
-    mine = {scale: rows for scale, both in sides.items() if (rows := both[both.method == name]).our_n.notna().any()}
-    places = [rows for rows in zip(*(both.itertuples() for both in mine.values())) if any(pd.notna(r.our_n) for r in rows)]
-    rows = [dict(method=f"{block_title(r[0].dataset, r[0].model)}{_ours(r)}, {setting_title(r[0].noise, r[0].rate)}", cells=[report._grid_cell(x) for x in r]) for r in places]
-    return dict(caption="Test accuracy in percent.", settings=[f"scale {s}" for s in mine], row="setting", rows=rows) if rows else None
+    mine = {scale: rows for scale, both in sides.items()
+            if (rows := both[both.method == name]).our_n.notna().any()}
+    places = [rows for rows in zip(*(both.itertuples() for both in mine.values()))
+              if any(pd.notna(r.our_n) for r in rows)]
+    rows = [dict(method=f"{block_title(r[0].dataset, r[0].model)}{_ours(r)}, "
+                 f"{setting_title(r[0].noise, r[0].rate)}", cells=[report._grid_cell(x) for x in r])
+            for r in places]
+    return (dict(caption="Test accuracy in percent.", settings=[f"scale {s}" for s in mine], row="setting",
+                 rows=rows) if rows else None)
 
 def _ours(places):
     other = dict.fromkeys(named(r.network) for r in places if r.network and pd.notna(r.our_n))
@@ -450,7 +485,9 @@ def _ours(places):
 def _results_of(name, tables):
     for (paper, table), sides in tables.items():
         grid, printed = _method_grid(name, sides), next(iter(sides.values())).grid.iloc[0]
-        if grid: yield f"### [{plain(named(paper))}, {plain(named(table))}](../tables/{paper}_{printed}.md)\n\n" + raw(str(report.template("parts.html").module.grid(grid)))
+        if grid:
+            yield (f"### [{plain(named(paper))}, {plain(named(table))}](../tables/{paper}_{printed}.md)\n\n"
+                   + raw(str(report.template("parts.html").module.grid(grid))))
 
 
 # Its ingredients, with their docstrings and the first formula among them:
@@ -460,7 +497,8 @@ def _parts_of(text, known, made):
     found = [known[key] for f in made if (key := (f.__module__.rpartition(".")[2], f.__name__)) in known]
     lines = [f"- `{d.name}` in {d.piece.link}: {_prose(d.doc)}" for d in found]
     if found: lines.append(f"\nThe chapter: [](../chapters/{found[0].piece.chapter}.ipynb).")
-    cited = [f"[{named(e.paper)}, {e.name}](#{e.label})" for e in equations(text).values() if set(e.functions) & set(found)]
+    cited = [f"[{named(e.paper)}, {e.name}](#{e.label})" for e in equations(text).values() if set(e.functions)
+             & set(found)]
     if cited: lines.append(f"\nIt implements {', '.join(cited)}.")
     return "\n".join(lines), next((f for d in found if (f := formula(text, d))), "")
 
@@ -473,24 +511,34 @@ def method_page(
     known, made = definitions(text), ingredients(protocols.METHODS[name], taught(text))
     parts, shown = _parts_of(text, known, made)
     given, classes, results = numbers(name), drop_ins(made), list(_results_of(name, tables))
-    sections = [f"# {plain(pretty(name))}", f"`{name}` in result files and on the command line.", f"$${shown}$$" if shown else "", "## What it is made of" if parts else "", parts]
+    sections = [f"# {plain(pretty(name))}", f"`{name}` in result files and on the command line.",
+                f"$${shown}$$" if shown else "", "## What it is made of" if parts else "", parts]
     if classes: sections += ["## In your own loop", _loop(classes)]
-    if len(given): sections += ["## Its numbers", raw(str(report.template("parts.html").module.table(frame_table(given, "Hyper-parameters at the paper's scale."))))]
-    return "\n\n".join(filter(None, [*sections, "## Results", *(results or ["Not run in a published table yet."])]))
+    if len(given):
+        sections += ["## Its numbers",
+                     raw(str(report.template("parts.html").module.table(frame_table(given,
+            "Hyper-parameters at the paper's scale."))))]
+    return "\n\n".join(filter(None,
+                              [*sections, "## Results", *(results or ["Not run in a published table yet."])]))
 
 
 # Equations, errata, papers
 
 # An equation's entry in the index has all that is known of it. A chapter gets a line below each derivation,
 # so that a reader sees what becomes of it.
-def _methods(names, folder="methods"): return ", ".join(f"[{plain(pretty(m))}]({folder}/{m}.md)" for m in names)
+def _methods(names, folder="methods"):
+    return ", ".join(f"[{plain(pretty(m))}]({folder}/{m}.md)" for m in names)
 
 def equation_entry(
     equation: Equation, # from `equations`
 ) -> str: # Markdown
     "An equation in the index."
-    said = {"In the chapter": "; ".join(equation.places), "In the code": "; ".join(f"`{f.name}` in {f.piece.link}" for f in equation.functions), "Methods": _methods(equation.methods)}
-    return "\n\n".join(filter(None, [f"({equation.label})=\n### {equation.name}", equation.formula, *(f"{title}: {links}." for title, links in said.items() if links)]))
+    said = {"In the chapter": "; ".join(equation.places),
+            "In the code": "; ".join(f"`{f.name}` in {f.piece.link}" for f in equation.functions),
+            "Methods": _methods(equation.methods)}
+    return "\n\n".join(filter(None,
+                              [f"({equation.label})=\n### {equation.name}", equation.formula,
+                               *(f"{title}: {links}." for title, links in said.items() if links)]))
 
 def equations_page(
     text: tuple[Piece, ...], # of all chapters
@@ -498,15 +546,19 @@ def equations_page(
     "Where each equation and theorem of the papers is derived, implemented and used."
     own = groupby(equations(text).values(), key=lambda e: e.paper)
     entries = [entry for paper, found in own for entry in (f"## {named(paper)}", *map(equation_entry, found))]
-    return "\n\n".join(["# Equations and theorems", "Where each numbered equation of the papers is derived or discussed, which functions implement it, and which methods use these.", *entries])
+    return "\n\n".join(["# Equations and theorems",
+                        "Where each numbered equation of the papers is derived or discussed, which functions "
+                        "implement it, and which methods use these.", *entries])
 
 def _becomes(equation):
     said = [", ".join(f"`{f.name}`" for f in equation.functions), _methods(equation.methods, "../methods")]
     return f"[{equation.name}](#{equation.label})" + "".join(f" → {part}" for part in said if part)
 
 def _derived(cell, paper):
-    rows = _in_text(Piece("", "", "", "", cell.source), paper) if cell.cell_type == "markdown" and paper else []
-    return dict.fromkeys(nodes.make_id(f"{paper} {row['kind']} {row['number']}") for row in rows if row["tagged"])
+    rows = (_in_text(Piece("", "", "", "", cell.source), paper) if cell.cell_type == "markdown" and paper
+            else [])
+    return dict.fromkeys(nodes.make_id(f"{paper} {row['kind']} {row['number']}") for row in rows
+                         if row["tagged"])
 
 def with_links(
     nb: NotebookNode, # from `read_chapters`
@@ -527,23 +579,34 @@ def _conclusions(sides):
     for both in sides:
         paper, table, scale = both[["paper", "table", "scale"]].iloc[0]
         if (paper, table) not in FINDINGS or not scale: continue
-        counts = findings(both).groupby(["finding", "claim"], sort=False)[["paper_holds", "ours_holds"]].agg(report._held).reset_index()
-        failed = counts[[any(a != b for a, b in (word.split(" of ") for word in words)) for words in counts[["paper_holds", "ours_holds"]].to_numpy()]]
+        counts = findings(both).groupby(["finding", "claim"],
+                                        sort=False)[["paper_holds",
+            "ours_holds"]].agg(report._held).reset_index()
+        failed = counts[[any(a != b for a, b in (word.split(" of ") for word in words))
+                         for words in counts[["paper_holds", "ours_holds"]].to_numpy()]]
         link = f"[{plain(named(paper))}, {plain(named(table))}](tables/{paper}_{table}.md)"
-        for r in failed.itertuples(): yield {"table": link, "scale of ours": scale, "claim": plain(r.claim), "holds in the paper's table": r.paper_holds, "in ours": r.ours_holds}
+        for r in failed.itertuples():
+            yield {"table": link, "scale of ours": scale, "claim": plain(r.claim),
+                   "holds in the paper's table": r.paper_holds, "in ours": r.ours_holds}
 
 def errata_page(
     text: tuple[Piece, ...], # of all chapters
     sides: list, # from `all_sides`
 ) -> str: # Markdown
     "The claims that did not hold: in the theory, and in the tables."
-    parts = ["# Errata", "Claims of the papers that did not hold when a chapter checked them, each with the cell that checks it."]
+    parts = ["# Errata",
+             "Claims of the papers that did not hold when a chapter checked them, each with the cell that "
+             "checks it."]
     for own in by_chapter(text).values():
         wrong = errata(own)
         if wrong: parts.append(f"## {named(paper_of(own)) or own[0].title}")
-        for e in wrong: parts += [e.text, f"In {e.piece.link}.", folded("The check", f"```python\n{e.check.strip()}\n```")]
+        for e in wrong:
+            parts += [e.text, f"In {e.piece.link}.",
+                      folded("The check", f"```python\n{e.check.strip()}\n```")]
     rows = list(_conclusions(sides))
-    note = "What the papers conclude from their tables, put in numbers and counted over settings: here is what does not hold in all of them, in the paper's own table or in ours. The tables' pages have the settings one by one."
+    note = ("What the papers conclude from their tables, put in numbers and counted over settings: here is "
+            "what does not hold in all of them, in the paper's own table or in ours. The tables' pages have "
+            "the settings one by one.")
     return "\n\n".join(parts + (["## In the tables", note, table_of(rows)] if rows else []))
 
 
@@ -566,8 +629,11 @@ def paper_page(
     methods = ", ".join(f"[{plain(pretty(m))}](../methods/{m}.md)" for m in getattr(house, "METHODS", {}))
     close = "\n".join([*head, *own]) if own else "Nothing was run yet."
     menu = _menu([f"{p['title']} <../tables/{p['file'].removesuffix('.html')}>" for p in pages])
-    links = [f"The chapter: [](../chapters/{chapter}.ipynb)." if chapter else "", f"Its methods: {methods}." if methods else ""]
-    return "\n\n".join(filter(None, [f"# {named(paper)}", *links, "## How close", close, "## Tables and figures", menu]))
+    links = [f"The chapter: [](../chapters/{chapter}.ipynb)." if chapter else "",
+             f"Its methods: {methods}." if methods else ""]
+    return "\n\n".join(filter(None,
+                              [f"# {named(paper)}", *links, "## How close", close, "## Tables and figures",
+                               menu]))
 
 
 # The front page says how much was reproduced. It is the table of the README, and the report's two.
@@ -582,8 +648,11 @@ def _room(path): return path.parent.name if path.stem == "__init__" else path.st
 
 def laboratory_page() -> str: # Markdown
     "The list of the laboratory's modules."
-    rows = [{"module": f"`noisy_course.lab.{name}`", "what it is for": plain(told)} for name, told in laboratory().items()]
-    return "\n\n".join(["# The laboratory", "What plans, trains, compares and shows lies beside the lessons, in plain modules that no lesson needs.", table_of(rows)])
+    rows = [{"module": f"`noisy_course.lab.{name}`", "what it is for": plain(told)}
+            for name, told in laboratory().items()]
+    return "\n\n".join(["# The laboratory",
+                        "What plans, trains, compares and shows lies beside the lessons, in plain modules "
+                        "that no lesson needs.", table_of(rows)])
 
 
 WELCOME = """Five papers on learning with wrong labels: derived, implemented, checked, and their tables run again. The {doc}`chapters <chapters/index>` are the course, the papers' pages put every
@@ -600,10 +669,16 @@ def front_page(
 ) -> str: # Markdown
     "The first page: what there is, and how close it is."
     note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. “Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
-            f"an ordering is a pair of methods that the paper's table tells apart; it holds or is reversed if ours tells them apart too, and is undecided otherwise. {report.RULE} Of all cells {_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
-    linked = re.sub(r"^\| ([^|]+) \|", lambda m: f"| [{m[1]}](papers/{p}.md) |" if (p := {named(p): p for p in PAPERS}.get(m[1])) else m[0], told, flags=re.MULTILINE)
-    sections = [part for s in report._overview(sides) for part in _section(s | dict(title="Every table", text=[]))]
-    return "\n\n".join(["# noisy_course: learning with noisy labels", WELCOME, "## How close", linked or "No results yet.", plain(note), *sections, *menus])
+            "an ordering is a pair of methods that the paper's table tells apart; it holds or is reversed "
+            f"if ours tells them apart too, and is undecided otherwise. {report.RULE} Of all cells "
+            f"{_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
+    linked = re.sub(r"^\| ([^|]+) \|",
+                    lambda m: f"| [{m[1]}](papers/{p}.md) |" if (p := {named(p): p for p in PAPERS}.get(m[1]))
+                    else m[0], told, flags=re.MULTILINE)
+    sections = [part for s in report._overview(sides)
+                for part in _section(s | dict(title="Every table", text=[]))]
+    return "\n\n".join(["# noisy_course: learning with noisy labels", WELCOME, "## How close",
+                        linked or "No results yet.", plain(note), *sections, *menus])
 
 
 # Building
@@ -621,17 +696,23 @@ def write_sources(
     follows = {paper: name for name, paper in papers_of.items()}
     pages, told, tables = list(report._pages(results, sides)), papers_table(results), by_table(sides)
     write = partial(_write, folder)
-    for name, nb in chapters.items(): write(f"chapters/{name}.ipynb", nbformat.writes(chapter_page(with_links(nb, papers_of[name], equations(text)))))
+    for name, nb in chapters.items():
+        write(f"chapters/{name}.ipynb",
+              nbformat.writes(chapter_page(with_links(nb, papers_of[name], equations(text)))))
     for p in pages: write(f"tables/{p['file'].removesuffix('.html')}.md", page_of(p))
-    for paper in PAPERS: write(f"papers/{paper}.md", paper_page(paper, follows.get(paper, ""), [p for p in pages if p["paper"] == named(paper)], told))
+    for paper in PAPERS:
+        write(f"papers/{paper}.md", paper_page(paper, follows.get(paper, ""),
+            [p for p in pages if p["paper"] == named(paper)], told))
     for name in protocols.METHODS: write(f"methods/{name}.md", method_page(name, text, tables))
     lists = {"methods": "# Methods\n\n" + _menu(f"methods/{name}" for name in protocols.METHODS), "equations": equations_page(text),
              "errata": errata_page(text, sides), "laboratory": laboratory_page()}
     for name, page in lists.items(): write(f"{name}.md", page)
     about = _about(Path(notebooks), folder, write)
-    wings = {wing: [f"chapters/{name}" for name in chapters if ("/" in name) == (wing == "The engine")] for wing in ("The course", "The engine")}
+    wings = {wing: [f"chapters/{name}" for name in chapters if ("/" in name) == (wing == "The engine")]
+             for wing in ("The course", "The engine")}
     menus = [_menu([*about, *wings["The course"]], "The course", True), _menu([f"papers/{p}" for p in PAPERS], "Paper beside ours", True),
-             *([_menu(wings["The engine"], "The engine", True)] if wings["The engine"] else []), _menu(lists, "Look up", True)]
+             *([_menu(wings["The engine"], "The engine", True)] if wings["The engine"] else []),
+             _menu(lists, "Look up", True)]
     write("index.md", front_page(told, sides, menus))
 
 def _made(folder): return folder.mkdir(parents=True, exist_ok=True) or folder
@@ -643,9 +724,13 @@ def _write(folder, name, text):
 # The README is a notebook too, with the pictures and the licence that it links to:
 def _about(notebooks, folder, write):
     for picture in notebooks.glob("images/*"): shutil.copy(picture, _made(folder/"chapters/images"))
-    if not (notebooks/"index.ipynb").is_file(): return write("chapters/index.md", "# About\n\nThe chapters of the course.") or ["About <chapters/index>"]
+    if not (notebooks/"index.ipynb").is_file():
+        return (write("chapters/index.md", "# About\n\nThe chapters of the course.")
+                or ["About <chapters/index>"])
     nb = nbformat.read(notebooks/"index.ipynb", 4)
-    for cell in nb.cells: cell.source = re.sub(r"\]\(\.\./LICENSE\)", "](https://www.apache.org/licenses/LICENSE-2.0)", cell.source)
+    for cell in nb.cells:
+        cell.source = re.sub(r"\]\(\.\./LICENSE\)", "](https://www.apache.org/licenses/LICENSE-2.0)",
+                             cell.source)
     write("chapters/index.ipynb", nbformat.writes(chapter_page(nb)))
     return ["About <chapters/index>"]
 
@@ -656,8 +741,11 @@ def _about(notebooks, folder, write):
 # stops it.
 MATHJAX, EXTENSIONS = files("sphinx-mathjax-offline")/"static/mathjax", "input/tex/extensions"
 SETTINGS = dict(project="noisy_course", language="en", html_title="noisy_course", html_theme="furo", extensions=["myst_nb"], nb_execution_mode="off", nb_render_markdown_format="myst",
-    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"], html_css_files=["parts.css", "site.css"], html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
-    html_show_search_summary=False, html_use_index=False, html_domain_indices=False, html_copy_source=False, html_show_sourcelink=False, html_show_copyright=False)
+    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"],
+    html_css_files=["parts.css", "site.css"],
+    html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
+    html_show_search_summary=False, html_use_index=False, html_domain_indices=False, html_copy_source=False,
+    html_show_sourcelink=False, html_show_copyright=False)
 
 def _equations_as_they_are(app, doctree):
     for node in doctree.findall(nodes.math_block):
@@ -665,14 +753,16 @@ def _equations_as_they_are(app, doctree):
         node.children = [nodes.Text(rf"\[{node.astext()}\]")]
 
 def _plotly_where_it_draws(app, page, template, context, doctree):
-    if 'class="plot' in context.get("body", ""): app.add_js_file("plotly.min.js", priority=100, loading_method="defer")
+    if 'class="plot' in context.get("body", ""):
+        app.add_js_file("plotly.min.js", priority=100, loading_method="defer")
 
 
 # Sphinx would break an equation with several lines into a form of its own; ours are written for MathJax
 # already. And plotly, the largest file, is loaded only where a page draws.
 def _assets(folder):
     own = [ASSETS/name for name in ("report/parts.css", "report/report.js", "site/site.css", "site/site.js")]
-    found = {file.name: file for file in (MATHJAX/"tex-svg.js", *own)} | {f"{EXTENSIONS}/{file.name}": file for file in (MATHJAX/EXTENSIONS).iterdir()}
+    found = ({file.name: file for file in (MATHJAX/"tex-svg.js", *own)}
+             | {f"{EXTENSIONS}/{file.name}": file for file in (MATHJAX/EXTENSIONS).iterdir()})
     for name, file in found.items(): _write(folder, name, file.read_text(encoding="utf-8"))
     _write(folder, "plotly.min.js", get_plotlyjs())
 
@@ -712,8 +802,10 @@ def write_site(
 
 def _replace(folder, pages):
     "Copy the pages, the first one last, and remove what an earlier build wrote and this one does not."
-    files, listed = sorted(f.relative_to(pages).as_posix() for f in pages.rglob("*") if f.is_file()), folder/".pages.json"
-    for name in set(json.loads(listed.read_text()) if listed.exists() else []) - set(files): (folder/name).unlink(missing_ok=True)
+    files, listed = (sorted(f.relative_to(pages).as_posix() for f in pages.rglob("*") if f.is_file()),
+                     folder/".pages.json")
+    for name in set(json.loads(listed.read_text()) if listed.exists() else []) - set(files):
+        (folder/name).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == "index.html"):
         with atomic_write(folder/name) as part: shutil.copyfile(pages/name, part)
     with atomic_write(listed) as part: part.write_text(json.dumps(files))
@@ -728,7 +820,9 @@ def main(
 ) -> None:
     "Build the site: python -m noisy_course.lab.site [--results FOLDER …] [--site FOLDER] [--notebooks FOLDER]"
     home = (data.settings_file() or Path("settings.ini")).parent
-    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.site", description="The whole course as one offline site, from results that are there.")
+    parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.site",
+                                     description="The whole course as one offline site, from results that "
+                                     "are there.")
     parser.add_argument("--results", type=Path, nargs="+", help="folders of results")
     parser.add_argument("--site", type=Path, default=results_folder()/"site", help="folder of the pages")
     parser.add_argument("--notebooks", type=Path, default=home/"nbs", help="folder of the chapters")

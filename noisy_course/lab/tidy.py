@@ -1,6 +1,7 @@
 """Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [NOTEBOOK…]
 
-Saving in JupyterLab turns 1.0 into 1 and adds large pictures; figures that are the same get back the picture that was committed."""
+Saving in JupyterLab turns 1.0 into 1 and adds large pictures; figures that are the same get back the
+picture that was committed."""
 import shutil
 import subprocess
 from argparse import ArgumentParser
@@ -45,7 +46,8 @@ def notebooks_of(
     folder: str | Path, # searched in depth
 ) -> list[Path]: # in order
     "The notebooks of a folder, without JupyterLab's checkpoints."
-    return sorted(path for path in Path(folder).rglob("*.ipynb") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in Path(folder).rglob("*.ipynb")
+                  if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def main(
@@ -62,5 +64,6 @@ def main(
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=main.__doc__)
-    parser.add_argument("notebooks", nargs="*", default=notebooks_of("nbs"), help="all below nbs if none is named")
+    parser.add_argument("notebooks", nargs="*", default=notebooks_of("nbs"),
+                        help="all below nbs if none is named")
     main(parser.parse_args().notebooks)

@@ -40,7 +40,8 @@ def _definitions(source):
 # the names of its fields, stay.
 def _functions(source):
     "The functions and methods that an exercise asks for, parsed."
-    inside = [f for node in _definitions(source) for f in (node.body if isinstance(node, ast.ClassDef) else [node])]
+    inside = [f for node in _definitions(source)
+              for f in (node.body if isinstance(node, ast.ClassDef) else [node])]
     return [f for f in inside if isinstance(f, ast.FunctionDef)]
 
 
@@ -60,7 +61,8 @@ def _head(lines, node):
 # the function as it is called and says what to do.
 def _refusal(node, advice):
     "The line that stands for a missing body."
-    args = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+    args = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg
+            != "self"]
     message = f"Not done yet: {node.name}({', '.join(args)}). {advice}"
     return " " * (node.col_offset + 4) + f"raise NotImplementedError({message!r})"
 
@@ -104,7 +106,8 @@ def _card(cell, name):
 def _check(cells, i, name):
     "Position of the cell that checks the exercise `name`, which stands in cell `i`."
     call = re.compile(rf"^check_\w+\(.*\b{name}\b", re.MULTILINE)
-    after = [j for j in range(i + 1, len(cells)) if cells[j].cell_type == "code" and call.search(cells[j].source)]
+    after = [j for j in range(i + 1, len(cells)) if cells[j].cell_type == "code"
+             and call.search(cells[j].source)]
     require(after, f"check of {name}", f"a code cell below that calls check_{name}({name})", "none")
     return after[0]
 
@@ -190,7 +193,8 @@ RECORDED = re.compile(r"\brecorded\(\s*[\"']([^\"']+)[\"']")
 
 def _results(nb, folder):
     "Where the result files that a chapter reads go, each with where it is now."
-    return {folder/"results"/file.name: file for pattern in RECORDED.findall(_sources(nb, "code")) for file in recorded(pattern)}
+    return {folder/"results"/file.name: file for pattern in RECORDED.findall(_sources(nb, "code"))
+            for file in recorded(pattern)}
 
 
 # Files are written whole or not at all, as everywhere in the course.
@@ -227,11 +231,13 @@ def write_workshop(
 ) -> list[Path]: # the notebooks written
     "Write a student's and an instructor's copy of each chapter that has exercises, with all that they read."
     kits = [_kit(path, Path(folder)) for path in notebooks]
-    require(any(kits), "notebooks", "at least one with a cell marked #| exercise", [str(p) for p in notebooks])
+    require(any(kits), "notebooks", "at least one with a cell marked #| exercise",
+            [str(p) for p in notebooks])
     files = {place: content for kit in kits for place, content in kit.items()}
     try:
         for place, content in files.items(): _write(place, content)
-    except OSError as error: require(False, "folder", "a folder that can be written to", f"{folder} ({error.strerror or error})")
+    except OSError as error:
+        require(False, "folder", "a folder that can be written to", f"{folder} ({error.strerror or error})")
     return [place for place in files if place.suffix == ".ipynb"]
 
 
@@ -244,6 +250,8 @@ def main(
     notebooks: str = "nbs", # the folder of the chapters
 ):
     "Write the student's and the instructor's copies of all chapters that have exercises."
-    try: written = write_workshop([p for wing in (".", "engine") for p in sorted(Path(notebooks, wing).glob("*.ipynb"))], folder)
+    try:
+        written = write_workshop([p for wing in (".", "engine")
+                                  for p in sorted(Path(notebooks, wing).glob("*.ipynb"))], folder)
     except ValueError as error: sys.exit(str(error))
     for path in written: print(path)

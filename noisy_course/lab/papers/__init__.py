@@ -1,7 +1,8 @@
 """The papers, a file each: what they did (grids), what they conclude, and what their figures show.
 
-A file gives one `PAPER`. The order is that of the chapters. An experiment of your own is such a file too, anywhere:
-`make table PROTOCOL=mine.py TABLE=…`; the processes that train its blocks find it by the variable NOISY_PROTOCOL."""
+A file gives one `PAPER`. The order is that of the chapters. An experiment of your own is such a file too,
+anywhere: `make table PROTOCOL=mine.py TABLE=…`; the processes that train its blocks find it by the
+variable NOISY_PROTOCOL."""
 import os
 import re
 import runpy
@@ -24,7 +25,8 @@ def add(
 ) -> None:
     "Make a paper known to plans, reports and the site."
     KNOWN[key], NAMES[key] = paper, paper.title
-    for registry, own in ((TABLES, paper.tables), (FINDINGS, paper.findings), (CONCLUSIONS, paper.conclusions), (FIGURES, paper.figures)):
+    for registry, own in ((TABLES, paper.tables), (FINDINGS, paper.findings),
+                          (CONCLUSIONS, paper.conclusions), (FIGURES, paper.figures)):
         registry |= {(key, table): value for table, value in own.items()}
     QUOTED.update((key, *cell) for cell in paper.quoted)
     if paper.note: NOTES[key] = paper.note
@@ -35,7 +37,8 @@ def add_file(
     "Make an experiment of one's own known, here and in the processes that are started from here."
     path = Path(path).resolve()
     require(path.is_file() and path.suffix == ".py", "protocol", "a Python file", path)
-    require(re.fullmatch(r"[a-z]\w*", path.stem) and path.stem not in OURS, "protocol", "a file whose name is a word, and no paper's", path.name)
+    require(re.fullmatch(r"[a-z]\w*", path.stem) and path.stem not in OURS, "protocol",
+            "a file whose name is a word, and no paper's", path.name)
     paper = runpy.run_path(str(path)).get("PAPER")
     require(isinstance(paper, Paper), "protocol", f"a `PAPER = Paper(…)` in {path.name}", paper)
     add(path.stem, paper)

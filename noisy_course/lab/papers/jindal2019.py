@@ -19,12 +19,16 @@ TABLES = {}
 # rate is tenfold: the steps, times their size, stay what they were. For CIFAR-100 the text names a
 # ResNet-44 “with the same training parameters as described in” Patrini et al.; of the small network's
 # training it says nothing, and we take CIFAR-10's.
-NINE = ("cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft", "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout")
+NINE = ("cross_entropy", "forward", "forward_qc", "linear_noise_layer", "bootstrap_soft",
+        "dropout_noise_layer", "forward_estimated", "nnaqc", "nnaqc_dropout")
 def _simplex(*rates): return tuple(("simplex" if rate else "none", rate) for rate in rates)
 
-MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4), runs_at_once=1)
-QUICK = replace(MATCONVNET, epochs=45, optimizer=partial(sgd, lr=.05, weight_decay=1e-4), schedule=milestones(30, 40))
-FASTER = dict(epochs=12, seeds=1, recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
+MATCONVNET = Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.001, weight_decay=5e-4),
+                    runs_at_once=1)
+QUICK = replace(MATCONVNET, epochs=45, optimizer=partial(sgd, lr=.05, weight_decay=1e-4),
+                schedule=milestones(30, 40))
+FASTER = dict(epochs=12, seeds=1,
+              recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
 
 def _sized(noises, digits, photos, on_laptop):
     return Grid((Part("mnist", "lenet", noises, MATCONVNET, samples=digits, laptop=FASTER | dict(samples=on_laptop)),
@@ -36,7 +40,8 @@ TABLES["table1b"] = _sized(SIX_RATES, 40000, 30000, 6667)
 TABLES["table1c"] = _sized(SIX_RATES[:-1], 20000, 10000, 3333)
 
 MANY = _simplex(0., .05, .1, .3, .5, .6)
-HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1), Part("cifar100", "resnet44", MANY, replace(RESIDUAL, **LATE), seeds=1))
+HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1),
+           Part("cifar100", "resnet44", MANY, replace(RESIDUAL, **LATE), seeds=1))
 TABLES["table2"] = Grid(HUNDRED, (({}, tuple(m for m in NINE if m not in ("forward", "forward_qc"))),))
 TABLES["table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["table1"].parts), replace(HUNDRED[0], noises=SIX_RATES[:-1])),
     (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))
@@ -56,7 +61,8 @@ def top5(
 
 OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1, recipe=Recipe(
     epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), runs_at_once=1, valid_fraction=.01, final_metrics=top5))
-TABLES["table3"] = Grid((OBJECTS,), (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
+TABLES["table3"] = Grid((OBJECTS,),
+                        (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
 
 KINDS = ("clean_50k", 0.), ("real", .385), ("real_and_clean_50k", .385), ("real_then_clean_50k", .385)
 SHOPS, SMALLER = replace(CLOTHES, noises=KINDS[:3], usual={}), replace(CLOTHES, model="alexnet", usual={})

@@ -24,11 +24,14 @@ IMDB_NOISE = (("none", 0.), ("symmetric", .1), ("asymmetric", .1), ("asymmetric"
 
 PATRINI = (
     Part("mnist", "mlp", IMAGE_NOISE, Recipe(epochs=40), usual=dict(dropout=.5)),
-    Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, runs_at_once=1), usual=dict(dropout=.8), laptop=dict(samples=5000)),
-    Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, runs_at_once=1), laptop=dict(samples=5000)),
+    Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, runs_at_once=1), usual=dict(dropout=.8),
+         laptop=dict(samples=5000)),
+    Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, runs_at_once=1),
+         laptop=dict(samples=5000)),
     Part("cifar10", "resnet14", IMAGE_NOISE, replace(RESIDUAL, **EARLY), seeds=1),
     Part("cifar10", "resnet32", IMAGE_NOISE, replace(RESIDUAL, **EARLY), seeds=1),
-    Part("cifar100", "resnet44", IMAGE_NOISE, replace(RESIDUAL, **LATE), seeds=1, usual=dict(percentile=100.)))
+    Part("cifar100", "resnet44", IMAGE_NOISE, replace(RESIDUAL, **LATE), seeds=1,
+         usual=dict(percentile=100.)))
 
 
 # Table 2 has all ten methods. Figure 1 has cross-entropy and its corrections over the rate of asymmetric
@@ -37,7 +40,8 @@ TEN = tuple(loss_correction.METHODS)
 CORRECTIONS = ("cross_entropy", "backward", "backward_estimated", "forward", "forward_estimated")
 BACKWARD, ESTIMATED = ("backward", "backward_estimated"), ("backward_estimated", "forward_estimated")
 
-def _rates(part): return tuple(("asymmetric", round(.1 * k, 1)) for k in range(5 if part.dataset == "imdb" else 8))
+def _rates(part):
+    return tuple(("asymmetric", round(.1 * k, 1)) for k in range(5 if part.dataset == "imdb" else 8))
 
 TABLES = {
     "table2": Grid(PATRINI, (({}, TEN),)),
@@ -56,14 +60,19 @@ def _drop(w): return (w[KNOWS_T].mean(axis=1, skipna=False) - w[TAUGHT[2:]].mean
 
 FINDINGS = {"table2": [
     ("a", "no noise: all but unhinged and sigmoid (and Savage on CIFAR-100) within 2 points", lambda i: i.noise == "none",
-     lambda w: spread(w.drop(columns=["unhinged", "sigmoid"]).assign(savage=w.savage.where(w.index.get_level_values(0) != "cifar100", w.forward))), (0, 2)),
+     lambda w: spread(w.drop(columns=["unhinged",
+                                      "sigmoid"]).assign(savage=w.savage.where(w.index.get_level_values(0)
+        != "cifar100", w.forward))), (0, 2)),
     ("b", "symmetric, simple tasks: both corrections within 1 point of each other and of cross-entropy",
-     lambda i: (i.noise == "symmetric") & i.dataset.isin(SIMPLE), lambda w: spread(w[["cross_entropy", *KNOWS_T]]), (0, 1)),
+     lambda i: (i.noise == "symmetric") & i.dataset.isin(SIMPLE),
+     lambda w: spread(w[["cross_entropy", *KNOWS_T]]), (0, 1)),
     ("b", "symmetric, deep networks: no method leads forward by more than half a point",
-     lambda i: (i.noise == "symmetric") & ~i.dataset.isin(SIMPLE), lambda w: lead(w, without(w, "forward"), ["forward"]), (-100, .5)),
+     lambda i: (i.noise == "symmetric") & ~i.dataset.isin(SIMPLE),
+     lambda w: lead(w, without(w, "forward"), ["forward"]), (-100, .5)),
     ("c", "asymmetric: no other method leads the corrections with known T by more than half a point",
      lambda i: i.noise == "asymmetric", lambda w: lead(w, without(w, *KNOWS_T), KNOWS_T), (-100, .5)),
-    ("c", "asymmetric: forward is at least as good as backward", lambda i: i.noise == "asymmetric", lambda w: w.backward - w.forward, (-100, 0)),
+    ("c", "asymmetric: forward is at least as good as backward", lambda i: i.noise == "asymmetric",
+     lambda w: w.backward - w.forward, (-100, 0)),
     ("d", "highest rate, not CIFAR-100: estimating T costs 0 to 27 points, mean of both corrections",
      lambda i: (i.rate > .2) & (i.dataset != "cifar100"), _drop, (-.5, 27.5)),
     ("d", "highest rate: no method outside the corrections beats the better one with estimated T",
@@ -86,9 +95,11 @@ def figure1_points(
 ) -> pd.DataFrame: # dataset, model, rate, method, mean, std, n
     "Accuracy against the rate of asymmetric noise, for cross-entropy and its corrections."
     rows = pick(results, paper=paper, scale=scale, metric="accuracy", variant="")
-    rows = rows[rows.table.isin(["figure1", "table2"]) & rows.noise.isin(["none", "asymmetric"]) & rows.method.isin(FIGURE1)]
+    rows = rows[rows.table.isin(["figure1", "table2"]) & rows.noise.isin(["none", "asymmetric"])
+                & rows.method.isin(FIGURE1)]
     point = ["dataset", "model", "method", "rate"]
-    points = rows.sort_values("table", kind="stable").drop_duplicates([*point, "seed"]).groupby(point, sort=False, as_index=False).value
+    points = rows.sort_values("table", kind="stable").drop_duplicates([*point, "seed"]).groupby(point,
+        sort=False, as_index=False).value
     return points.agg(["mean", "std", "count"]).rename(columns=dict(count="n"))
 
 
@@ -98,8 +109,10 @@ def figure1(
 ) -> go.Figure: # a line a method, with a band of one std
     "Figure 1 of Patrini et al.: accuracy against N."
     high = points[points.rate == points.rate.max()].set_index("method")["mean"]
-    title = f"At N = {points.rate.max():g}, {pretty(high.idxmax())} keeps {high.max():.1f} %, {pretty(high.idxmin())} {high.min():.1f} %"
-    return curves(banded(points), "rate", "mean", "method", title, "rate of asymmetric noise, N", "test accuracy, %", error="std")
+    title = (f"At N = {points.rate.max():g}, {pretty(high.idxmax())} keeps {high.max():.1f} %, "
+             f"{pretty(high.idxmin())} {high.min():.1f} %")
+    return curves(banded(points), "rate", "mean", "method", title, "rate of asymmetric noise, N",
+                  "test accuracy, %", error="std")
 
 
 # Figures: Figure 1 with the paper's points below ours, training curves, and matrices.
@@ -111,8 +124,10 @@ def _figure1_page(results, paper, table, sides):
     for scale in sides:
         for block, part in figure1_points(results, paper, scale).groupby(["dataset", "model"], sort=False):
             if part.rate.nunique() < 2: continue
-            ours = drawn(figure1(part), f"Ours: scale {scale}, n = {span(part.n)}; the band is ± one standard deviation.")
-            theirs = drawn(figure1(_paper_points(paper, *block)), "The paper's points: the cells of its Table 2. Its Figure 1 prints no numbers.")
+            ours = drawn(figure1(part),
+                         f"Ours: scale {scale}, n = {span(part.n)}; the band is ± one standard deviation.")
+            theirs = drawn(figure1(_paper_points(paper, *block)),
+                           "The paper's points: the cells of its Table 2. Its Figure 1 prints no numbers.")
             yield section(f"{block_title(*block)}, scale {scale}", figures=[ours, theirs])
 
 
@@ -122,6 +137,7 @@ PAPER = Paper(
     tables=TABLES,
     findings=FINDINGS,
     conclusions=dict(
-        table2="Finding (b) says “low asymmetric noise (second column)”; the second column is the symmetric one, and is checked here. The limits are ours."),
+        table2="Finding (b) says “low asymmetric noise (second column)”; the second column is the symmetric "
+        "one, and is checked here. The limits are ours."),
     figures=dict(
         table2=[("figure1", "Figure 1", _figure1_page)]))

@@ -23,14 +23,19 @@ TABLES = {}
 # §5.2. The weights of the loss change with the data set, and on CIFAR at 40 % class-dependent noise too.
 # Which epoch is reported is not said; the table takes the last. On a laptop, MNIST keeps its network and
 # gets 10,000 images, ten epochs and one run.
-SEVEN = ("cross_entropy", "label_smoothing", "bootstrap_hard", "forward", "d2l", "generalized_cross_entropy", "symmetric_cross_entropy")
-WANG_NOISE = (("none", 0.), *(("symmetric", r) for r in (.2, .4, .6, .8)), *(("asymmetric", r) for r in (.2, .3, .4)))
+SEVEN = ("cross_entropy", "label_smoothing", "bootstrap_hard", "forward", "d2l", "generalized_cross_entropy",
+         "symmetric_cross_entropy")
+WANG_NOISE = (("none", 0.), *(("symmetric", r) for r in (.2, .4, .6, .8)),
+              *(("asymmetric", r) for r in (.2, .3, .4)))
 WORST = WANG_NOISE[-1:]
 
 WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", runs_at_once=1)
-DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)), usual=dict(alpha=.01), laptop=dict(samples=10000, epochs=10, seeds=1))
-PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY), usual=dict(alpha=.1))
-FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE), usual=dict(alpha=6., beta=.1, flips="random_pairs"))
+DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)),
+              usual=dict(alpha=.01), laptop=dict(samples=10000, epochs=10, seeds=1))
+PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY),
+              usual=dict(alpha=.1))
+FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE),
+            usual=dict(alpha=6., beta=.1, flips="random_pairs"))
 TABLES["table1"] = Grid((DIGITS, PHOTOS, replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=5.)),
     FINE, replace(FINE, noises=WORST, usual=FINE.usual | dict(alpha=2.))), (({}, SEVEN),))
 
@@ -53,13 +58,20 @@ TABLES["table2"] = Grid((replace(PHOTOS, noises=(("symmetric", .4), ("symmetric"
 
 SLOWER = replace(WANG, optimizer=sgd, **EARLY)
 SMALL = dict(network="cnn4", samples=10000, epochs=20, seeds=1)
-CLASSES = Part("cifar10", "cnn8", (("none", 0.), ("symmetric", .4), ("symmetric", .6)), replace(SLOWER, epoch_metrics=by_class, final_metrics=embedding), usual=dict(alpha=.1, A=-6.), laptop=SMALL)
+CLASSES = Part("cifar10", "cnn8", (("none", 0.), ("symmetric", .4), ("symmetric", .6)),
+               replace(SLOWER, epoch_metrics=by_class, final_metrics=embedding), usual=dict(alpha=.1, A=-6.),
+               laptop=SMALL)
 TABLES["figure1"] = Grid((CLASSES,), (({}, ("cross_entropy", "label_smoothing", "symmetric_cross_entropy")),))
 
 HARD = replace(CLASSES, noises=(("symmetric", .6),), recipe=SLOWER)
-TUNED = tuple((dict(alpha=a), ("symmetric_cross_entropy",)) for a in (.01, .5, 1.)) + tuple((dict(alpha=a, A=A), ("symmetric_cross_entropy",)) for a in (.1, 1.) for A in (-8., -4., -2.))
+TUNED = (tuple((dict(alpha=a), ("symmetric_cross_entropy",)) for a in (.01, .5, 1.))
+         + tuple((dict(alpha=a, A=A), ("symmetric_cross_entropy",)) for a in (.1, 1.)
+                 for A in (-8., -4., -2.)))
 TABLES["figure8"] = Grid((HARD,), (({}, ("symmetric_cross_entropy",)), *TUNED))
-TABLES["figure9"] = Grid((HARD,), (({}, SEVEN), (dict(alpha=0.), ("symmetric_cross_entropy",)), (dict(alpha=5., beta=0.), ("symmetric_cross_entropy",)), (dict(alpha=0., beta=5.), ("symmetric_cross_entropy",))))
+TABLES["figure9"] = Grid((HARD,),
+                         (({}, SEVEN), (dict(alpha=0.), ("symmetric_cross_entropy",)),
+                          (dict(alpha=5., beta=0.), ("symmetric_cross_entropy",)),
+                          (dict(alpha=0., beta=5.), ("symmetric_cross_entropy",))))
 
 
 # Table 3 is Clothing1M, a million photographs with labels from the text around them. The paper trains a
@@ -83,9 +95,12 @@ TABLES["table3"] = Grid((CLOTHES,), (({}, tuple(m for m in SEVEN if m != "label_
 FINDINGS = {}
 SL, GCE = ["symmetric_cross_entropy"], ["generalized_cross_entropy"]
 FINDINGS["table1"] = [
-    ("1", "SL improves on all baselines", lambda i: i.rate >= 0, lambda w: lead(w, without(w, *SL), SL), (-100, 0)),
-    ("2", "high noise (0.6 and more): SL is ahead of GCE", lambda i: i.rate >= .6, lambda w: lead(w, GCE, SL), (-100, 0)),
-    ("3", "class-dependent: forward with the true T within 2 points of SL", lambda i: i.noise == "asymmetric", lambda w: lead(w, SL, ["forward"]).abs(), (0, 2))]
+    ("1", "SL improves on all baselines", lambda i: i.rate >= 0, lambda w: lead(w, without(w, *SL), SL),
+     (-100, 0)),
+    ("2", "high noise (0.6 and more): SL is ahead of GCE", lambda i: i.rate >= .6,
+     lambda w: lead(w, GCE, SL), (-100, 0)),
+    ("3", "class-dependent: forward with the true T within 2 points of SL",
+     lambda i: i.noise == "asymmetric", lambda w: lead(w, SL, ["forward"]).abs(), (0, 2))]
 
 
 # Its figures
@@ -96,7 +111,9 @@ def _by_class(results, paper, pattern, panels):
         known = part[part.metric.str.match(pattern)]
         number = known.metric.str.extract(r"(\d+)\]?$", expand=False).astype(int)
         names = CIFAR10_CLASSES if part.dataset.iloc[0] == "cifar10" else None
-        known = known.assign(number=number, who=number.map(lambda c: f"{c} {names[c]}" if names and c < len(names) else f"class {c}"))
+        known = known.assign(number=number,
+                             who=number.map(lambda c: f"{c} {names[c]}" if names and c < len(names)
+                                            else f"class {c}"))
         for (method, noise, rate), rows in known.groupby(["method", "noise", "rate"], sort=False):
             said = f"{pretty(method)}, {setting_title(noise, rate)}"
             yield said, f"{title}, {said}", note, rows
@@ -106,51 +123,69 @@ def _classes_page(results, paper, table, sides, panels):
         points = curve_of(rows, "who")
         last = points[points.epoch == points.epoch.max()]["mean"]
         name = f"{said}: the classes end between {last.min():.0f} and {last.max():.0f} %"
-        yield section(title, figures=[drawn(curves(banded(points), "epoch", "mean", "who", name, "epoch", "test accuracy, %", error="std"), note)])
+        yield section(title, figures=[drawn(curves(banded(points), "epoch", "mean", "who", name, "epoch",
+            "test accuracy, %", error="std"), note)])
 
 def _stages_page(results, paper, table, sides, panels):
-    for said, title, note, rows in _by_class(results, paper, r"class_\d+$", panels): yield section(title, figures=[drawn(_stages(rows, said), note)])
+    for said, title, note, rows in _by_class(results, paper, r"class_\d+$", panels):
+        yield section(title, figures=[drawn(_stages(rows, said), note)])
 
 def _stages(rows, said):
     stages = {max(1, round(rows.epoch.max() * share / 120)): None for share in (10, 50, 100)}
     means = rows[rows.epoch.isin(stages)].groupby(["who", "epoch"], as_index=False, sort=False).value.mean()
-    return bars(means.assign(stage=means.epoch.map("epoch {}".format)), "who", "value", "stage", f"{said}: test accuracy of the classes at three epochs", "class", "test accuracy, %")
+    return bars(means.assign(stage=means.epoch.map("epoch {}".format)), "who", "value", "stage",
+                f"{said}: test accuracy of the classes at three epochs", "class", "test accuracy, %")
 
 
 # How sure it is of right labels, what it predicts (Figures 4 and 6), and its last layer as a map (Figures 2
 # and 7):
-def _at_end(rows): return rows[rows.epoch == rows.epoch.max()].groupby(["who", "metric"], sort=False, as_index=False).value.mean()
+def _at_end(rows):
+    return rows[rows.epoch == rows.epoch.max()].groupby(["who", "metric"], sort=False,
+        as_index=False).value.mean()
 
 def _sure_page(results, paper, table, sides, panels):
-    counted = {title: rows for _, title, _, rows in _by_class(results, paper, r"(predicted|correct)_\d+$", panels)}
-    known = [(said, title, note, _at_end(rows)) for said, title, note, rows in _by_class(results, paper, r"sure_\d+$", panels)]
+    counted = {title: rows for _, title, _, rows in _by_class(results, paper, r"(predicted|correct)_\d+$",
+        panels)}
+    known = [(said, title, note, _at_end(rows))
+             for said, title, note, rows in _by_class(results, paper, r"sure_\d+$", panels)]
     for said, title, note, sure in known:
         right = _at_end(counted[title])
-        right = right.assign(what=right.metric.str.startswith("correct").map({True: "right", False: "put there"}))
-        name = f"{said}: on rightly labelled training images the mean belief in the label is between {sure.value.min():.2f} and {sure.value.max():.2f}"
+        right = right.assign(what=right.metric.str.startswith("correct").map({True: "right",
+            False: "put there"}))
+        name = (f"{said}: on rightly labelled training images the mean belief in the label is between "
+                f"{sure.value.min():.2f} and {sure.value.max():.2f}")
         figures = [bars(sure, "who", "value", None, name, "class", "mean softmax of the label").update_yaxes(range=[0, 1]),
-                   bars(right, "who", "value", "what", f"{said}: training images put into each class, and those that belong there", "class", "images")]
+                   bars(right, "who", "value", "what",
+                        f"{said}: training images put into each class, and those that belong there", "class",
+                        "images")]
         yield section(title, figures=[drawn(f, f"{note} Last epoch.") for f in figures])
 
 def _maps_page(results, paper, table, sides, panels):
     shares = pick(results, paper=paper, table="figure1", metric="same_class_neighbours")
     for said, title, note, rows in _by_class(results, paper, r"tsne_\w+\[\d+\]$", panels):
-        one = rows[rows.seed == rows.seed.min()].assign(column=rows.metric.str.extract(r"tsne_(\w+)\[", expand=False))
+        one = rows[rows.seed == rows.seed.min()].assign(column=rows.metric.str.extract(r"tsne_(\w+)\[",
+            expand=False))
         map_ = one.pivot(index="number", columns="column", values="value")
-        share = pick(shares, seed=one.seed.iloc[0], block=one.block.iloc[0], method=one.method.iloc[0]).value.iloc[0]
+        share = pick(shares, seed=one.seed.iloc[0], block=one.block.iloc[0],
+                     method=one.method.iloc[0]).value.iloc[0]
         name = f"{said}: {share:.0%} of the ten nearest neighbours in the last layer are of the same class"
         names = CIFAR10_CLASSES if one.dataset.iloc[0] == "cifar10" else None
-        yield section(title, figures=[drawn(numbered_points(map_, "x", "y", "class", name, names), f"{note} {len(map_)} test images, the first seed; t-SNE. Each point is the number of its class.")])
+        yield section(title, figures=[drawn(numbered_points(map_, "x", "y", "class", name, names),
+                                            f"{note} {len(map_)} test images, the first seed; t-SNE. Each "
+                                            "point is the number of its class.")])
 
 
 # Its parameters, and the parts of the loss (Figures 8 and 9):
 def _lines(rows, by, title, note):
     seen = curve_of(rows[rows.metric == "test_accuracy"].assign(who=by), "who")
-    return drawn(curves(banded(seen), "epoch", "mean", "who", title, "epoch", "test accuracy, %", error="std"), note)
+    return drawn(curves(banded(seen), "epoch", "mean", "who", title, "epoch", "test accuracy, %",
+                        error="std"), note)
 
 def _choices(part):
     one = ["alpha", "A", "seed"]
-    values = {"valid_accuracy": "noisy validation accuracy, %", "accuracy_best_valid_accuracy": "test accuracy of that epoch, %", "accuracy_last": "test accuracy, last epoch, %"}
+    values = {"valid_accuracy": "noisy validation accuracy, %",
+              "accuracy_best_valid_accuracy": "test accuracy of that epoch, %",
+              "accuracy_last": "test accuracy, last epoch, %"}
     runs = pd.DataFrame({name: pick(part, metric=m).groupby(one).value.max() for m, name in values.items()})
     means = runs.groupby(one[:2]).mean().reset_index()
     return means.assign(ratio=-means.A / means.alpha).rename(columns=dict(alpha="α", ratio="λ/α"))
@@ -158,11 +193,16 @@ def _choices(part):
 def _parameters_page(results, paper, table, sides):
     for scale, title, note, part in at_scales(results, paper, "figure8"):
         part = part.sort_values(["alpha", "A"], kind="stable")
-        groups = [("α", "alpha", "A = −6", part[part.A == -6]), *(("A", "A", f"α = {a:g}", part[part.alpha == a]) for a in (.1, 1))]
-        figures = [_lines(rows, f"{sign} = " + rows[by].map("{:g}".format), f"Test accuracy: other {sign}, fixed {fixed}", note) for sign, by, fixed, rows in groups]
+        groups = [("α", "alpha", "A = −6", part[part.A == -6]),
+                  *(("A", "A", f"α = {a:g}", part[part.alpha == a]) for a in (.1, 1))]
+        figures = [_lines(rows, f"{sign} = " + rows[by].map("{:g}".format),
+                          f"Test accuracy: other {sign}, fixed {fixed}", note)
+                   for sign, by, fixed, rows in groups]
         chosen = _choices(part)
-        best, test = chosen.loc[chosen["noisy validation accuracy, %"].idxmax()], "test accuracy of that epoch, %"
-        text = f"Noisy validation accuracy chooses α = {best['α']:g}, A = {best.A:g}, which has {best[test]:.1f} % on the test set; the best pair has {chosen[test].max():.1f} %."
+        best, test = (chosen.loc[chosen["noisy validation accuracy, %"].idxmax()],
+                      "test accuracy of that epoch, %")
+        text = (f"Noisy validation accuracy chooses α = {best['α']:g}, A = {best.A:g}, which has "
+                f"{best[test]:.1f} % on the test set; the best pair has {chosen[test].max():.1f} %.")
         yield section(title, text, figures=figures, tables=[frame_table(chosen, "β = 1, so λ = −A. " + note)])
 
 PARTS = {"": "the whole", "alpha=0": "RCE alone", "alpha=5, beta=0": "5 × CE", "alpha=0, beta=5": "5 × RCE"}
@@ -172,7 +212,8 @@ def _parts_page(results, paper, table, sides):
         one = part[part.method.isin(["symmetric_cross_entropy", "cross_entropy"])]
         one = one.assign(what=np.where(one.method == "cross_entropy", "CE alone", one.variant.map(PARTS)))
         all_ = part[part.variant == ""]
-        yield section(title, figures=[_lines(one, one.what, "Figure 9a: the parts of the loss, test accuracy", note), _lines(all_, all_.method, "Figure 9b: all methods, test accuracy", note)])
+        yield section(title, figures=[_lines(one, one.what, "Figure 9a: the parts of the loss, test accuracy",
+            note), _lines(all_, all_.method, "Figure 9b: all methods, test accuracy", note)])
 
 
 PAPER = Paper(
@@ -181,14 +222,19 @@ PAPER = Paper(
     tables=TABLES,
     findings=FINDINGS,
     conclusions=dict(
-        table1="What §5.2 says of the table: “SL improves on the baselines via a large margin for almost all noise rates and all datasets”, “Forward sometimes also delivers a relatively good performance”. The limits are ours."),
+        table1="What §5.2 says of the table: “SL improves on the baselines via a large margin for almost "
+        "all noise rates and all datasets”, “Forward sometimes also delivers a relatively good "
+        "performance”. The limits are ours."),
     figures=dict(
         table1=[
         ("figure1", "Figure 1: class by class", partial(_classes_page, panels="rate < .5")),
         ("figure2", "Figure 2: the last layer", partial(_maps_page, panels="rate < .5")),
-        ("figure3", "Figure 3: three epochs", partial(_stages_page, panels="rate < .5 and method == 'cross_entropy'")),
-        ("figure4", "Figure 4: confidence of cross-entropy", partial(_sure_page, panels="method == 'cross_entropy'")),
+        ("figure3", "Figure 3: three epochs",
+         partial(_stages_page, panels="rate < .5 and method == 'cross_entropy'")),
+        ("figure4", "Figure 4: confidence of cross-entropy",
+         partial(_sure_page, panels="method == 'cross_entropy'")),
         ("figure5", "Figure 5: class by class, more noise", partial(_classes_page, panels="rate > .5")),
-        ("figure6", "Figure 6: confidence of symmetric learning", partial(_sure_page, panels="method != 'cross_entropy'")),
+        ("figure6", "Figure 6: confidence of symmetric learning",
+         partial(_sure_page, panels="method != 'cross_entropy'")),
         ("figure7", "Figure 7: the last layer, more noise", partial(_maps_page, panels="rate > .5")),
         ("figure8", "Figure 8: parameters", _parameters_page), ("figure9", "Figure 9: parts", _parts_page)]))
