@@ -169,7 +169,7 @@ def test_a_mask_for_another_batch_size_fails_loudly():
 
 # --- many at once ---
 
-def company(name, runs=3, n=4):
+def stacked_networks(name, runs=3, n=4):
     "Stacked parameters, buffers with masks, and inputs of several runs; and the function of one run."
     nets = [initialise(MODELS[name](CLASSES[name]), seeded(r)) for r in range(runs)]
     params, buffers = stack_module_state(nets)
@@ -180,7 +180,7 @@ def company(name, runs=3, n=4):
 
 @pytest.mark.parametrize("name", ["mlp", "embedding"])
 def test_together_is_alone(name):
-    f, params, buffers, x = company(name)
+    f, params, buffers, x = stacked_networks(name)
     got = vmap(f)(params, buffers, x)
     for r in range(3):
         one = f({k: v[r] for k, v in params.items()}, {k: v[r] for k, v in buffers.items()}, x[r])
@@ -188,7 +188,7 @@ def test_together_is_alone(name):
 
 
 def test_gradients_together_are_gradients_alone():
-    f, params, buffers, x = company("mlp")
+    f, params, buffers, x = stacked_networks("mlp")
     g = grad(lambda p, b, x: f(p, b, x).square().sum())
     got = vmap(g)(params, buffers, x)
     one = g({k: v[1] for k, v in params.items()}, {k: v[1] for k, v in buffers.items()}, x[1])
@@ -197,7 +197,7 @@ def test_gradients_together_are_gradients_alone():
 
 @pytest.mark.parametrize("name, backend", [pytest.param("mlp", "inductor", marks=compiler), ("mlp", "aot_eager"), ("embedding", "aot_eager")])
 def test_compiled_whole(name, backend):
-    f, params, buffers, x = company(name)
+    f, params, buffers, x = stacked_networks(name)
     got = torch.compile(vmap(f), fullgraph=True, dynamic=False, backend=backend)(params, buffers, x)
     torch.testing.assert_close(got, vmap(f)(params, buffers, x), rtol=1e-4, atol=1e-5)
 

@@ -164,12 +164,12 @@ def bench(
     rows = []
     for _ in tqdm(range(rounds), desc=f"{paper} {precision}{' compiled' if compiled else ''}"):
         [plain], [threaded] = _answers(_worker("plain", 1)), _answers(_worker("plain", os.cpu_count()))
-        ours = _answers(*[_worker("company", 1, runs=n_runs, precision=precision, compiled=int(compiled),
+        ours = _answers(*[_worker("engine", 1, runs=n_runs, precision=precision, compiled=int(compiled),
                                   paper=paper) for _ in range(workers)])
         floor = (statistics.mean(_answers(*[_worker("products", 1, runs=n_runs, precision=precision)
                                             for _ in range(workers)])) / workers)
         training = statistics.mean(o["training"] for o in ours) / workers
-        rows.append(dict(plain=plain, plain_threads=threaded, company=training, products=floor, ratio=plain / training, ratio_threads=threaded / training,
+        rows.append(dict(plain=plain, plain_threads=threaded, engine=training, products=floor, ratio=plain / training, ratio_threads=threaded / training,
                          evaluation=statistics.mean(o["evaluation"] / o["training"] for o in ours), memory=max(o["memory"] for o in ours)))
     return pd.DataFrame(rows).assign(paper=paper, precision=precision, compiled=compiled, workers=workers,
                                      n_runs=n_runs)
