@@ -91,6 +91,33 @@ def test_make_trains_an_experiment_of_ones_own(tmp_path):
     assert set(zip(rows.method, rows.variant)) == {("cross_entropy", ""), ("generalized_cross_entropy", ""), ("generalized_cross_entropy", "q=0.3")}
     assert "generalized_cross_entropy" in done.stdout and (tmp_path/"pages"/"index.html").exists()
 
+OWN = '''"""A loss of one's own beside cross-entropy, with its hyper-parameter."""
+from noisy_course.lab.protocols import METHODS, Grid, Paper, Part
+from noisy_course.losses import cross_entropy, loss_function
+from noisy_course.method import Method, Recipe
+
+@loss_function
+def tempered(logits, target, temperature=1.):
+    return cross_entropy.each(logits / temperature, target)
+
+METHODS["tempered"] = Method("tempered", tempered, hyperparameters=dict(temperature=3.))
+DIGITS = Part("mnist", "mlp", (("symmetric", .3),), Recipe(epochs=1), seeds=1)
+PAPER = Paper(title="Own", tables=dict(one=Grid((DIGITS,), (({}, ("cross_entropy", "tempered")),))))
+'''
+
+def test_a_method_of_ones_own_is_trained_again_alone_when_its_hyperparameter_changes(tmp_path):
+    def seconds(text):
+        (tmp_path/"own.py").write_text(text)
+        command = [sys.executable, "-m", "noisy_course.lab.batch", "own", "one", "--protocol", tmp_path/"own.py", "--scale", "smoke", "--results", tmp_path/"runs"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        rows = pd.read_parquet(next((tmp_path/"runs").glob("own_one_mnist_mlp_symmetric_0.3_*.parquet")))
+        return done.stdout, rows.drop_duplicates("method").set_index("method")[["seconds", "identity"]]
+    first, before = seconds(OWN)
+    again, after = seconds(OWN.replace("temperature=3.", "temperature=4."))
+    assert "2 runs in 1 blocks, 1 to train (2 run-epochs" in first and "2 runs in 1 blocks, 1 to train (1 run-epochs" in again
+    assert before.loc["cross_entropy"].equals(after.loc["cross_entropy"]) and before.identity["tempered"] != after.identity["tempered"]
+
 def test_a_wrong_experiment_is_told_in_a_line(tmp_path):
     (tmp_path/"mine.py").write_text(MINE.replace('"mlp"', '"mpl"'))
     command = [sys.executable, "-m", "noisy_course.lab.batch", "mine", "two", "--protocol", tmp_path/"mine.py"]

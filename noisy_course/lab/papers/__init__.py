@@ -2,7 +2,8 @@
 
 A file gives one `PAPER`. The order is that of the chapters. An experiment of your own is such a file too,
 anywhere: `make table PROTOCOL=mine.py TABLE=…`; the processes that train its blocks find it by the
-variable NOISY_PROTOCOL."""
+variable NOISY_PROTOCOL. A method of your own is entered there, `METHODS["mine"] = Method("mine", loss, …)`,
+and its `version` raised whenever its code comes to compute something else."""
 import os
 import re
 import runpy
