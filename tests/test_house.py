@@ -58,7 +58,7 @@ def test_rooms(module):
     text = re.sub(r"^__all__ = \[.*?\]\n", "", modules[module].read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert (len(text.splitlines()) > MOST) == (module in TOO_LARGE)
 
-LONG, MOST_LONG = 110, 101 # characters of a line of the laboratory; how many lines are longer, which shrinks and never grows
+LONG, MOST_LONG = 110, 17 # characters of a line of the laboratory; how many lines are longer, which shrinks and never grows
 
 def test_long_lines_become_fewer():
     lines = [line for name, path in modules.items() if name.startswith("lab") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -156,7 +156,9 @@ def _watch(process, todo, results):
         done, bar.total = map(sum, zip(*_done(todo, results)))
         bar.update(done - bar.n)
     failed = missing(todo, results)
-    if failed: raise SystemExit(f"{len(failed)} of {len(todo)} blocks failed, first {failed[0].name}; " + _why(results, failed[0].name))
+    if not failed: return
+    first = failed[0].name
+    raise SystemExit(f"{len(failed)} of {len(todo)} blocks failed, first {first}; " + _why(results, first))
 
 def _why(results, name):
     log = results / "logs" / f"{name}.log"
@@ -171,10 +173,11 @@ def _why(results, name):
 def main(
     argv: list | None = None, # words of the command line; those of the process if none
 ) -> None:
-    "Train what a table needs: python -m noisy_course.lab.batch PAPER TABLE [--dataset mnist] [--scale paper] ..."
+    "Train what a table needs: python -m noisy_course.lab.batch PAPER TABLE [--dataset mnist] ..."
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.batch",
                                      description="Train the runs of a paper's table.")
-    for name, example in (("paper", "patrini2017"), ("table", "table2")): parser.add_argument(name, nargs="?", help=f"e.g. {example}; every one, with --plan, if none is named")
+    for name, example in (("paper", "patrini2017"), ("table", "table2")):
+        parser.add_argument(name, nargs="?", help=f"e.g. {example}; every one, with --plan, if none is named")
     for name in ("dataset", "model", "method", "noise", "variant"):
         parser.add_argument(f"--{name}", help=f"only this {name}")
     parser.add_argument("--protocol",
@@ -224,7 +227,8 @@ def _run_table(given, only):
               "another machine")
     seen = outlook(chosen, given.results, machine(given.device) if here else "a GPU elsewhere", given.workers)
     who = f"{given.paper} {given.table}" if given.table else f"{len(rows)} tables and figures"
-    print(f"{who}, scale {given.scale}: {sum(map(len, rows))} runs in {len(chosen)} blocks, {len(chosen) - seen.done.sum()} to train "
+    print(f"{who}, scale {given.scale}: {sum(map(len, rows))} runs in {len(chosen)} blocks, "
+          f"{len(chosen) - seen.done.sum()} to train "
           f"({seen.run_epochs.sum()} run-epochs, {_told_time(seen)})")
     if given.plan: print(_told_plan(seen))
     else: run_blocks(chosen, given.results, given.device, given.workers, given.profile)

@@ -96,7 +96,7 @@ def apart(
     std2, # its standard deviations
     n2, # its numbers of runs
 ) -> np.ndarray: # of bool
-    "Whether two means differ by the paper's rule: Welch's p < 5 %, or more than 0.5 points where a spread is missing."
+    "Whether two means differ by the paper's rule: Welch's p < 5 %, or without a spread by over 0.5 points."
     p, gap = welch(mean1, std1, n1, mean2, std2, n2), np.abs(np.asarray(mean1, float) - mean2)
     return np.where(np.isnan(p), gap > .5 + 1e-9, p < .05)
 
@@ -120,7 +120,7 @@ def differ(
     spread2, # their spreads
     n2, # their numbers of runs
 ) -> np.ndarray: # of bool; False where a spread is unknown
-    "Whether the 95 % interval of a difference leaves out 0: Welch's, or with a known spread where a side is a single run."
+    "Whether a difference's 95 % interval leaves out 0: Welch's, or a normal one where a side is one run."
     p, *numbers = welch(mean1, spread1, n1, mean2, spread2, n2), *_sample(mean1, spread1, n1,
         "1"), *_sample(mean2, spread2, n2, "2")
     with np.errstate(all="ignore"):
@@ -305,20 +305,19 @@ def number(
 
 
 # The README shows the same as a table, so nobody types it by hand.
-NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100", fashion_mnist="Fashion-MNIST", mlp="fully connected",
-    embedding="word embedding", lstm="word embedding + LSTM", resnet14="14-layer ResNet",
-    resnet32="32-layer ResNet",
-    resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet",
-    resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet", quick="quick CNN",
-    lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet", cnn8="8-layer CNN",
-    clothing1m="Clothing1M",
-    preact32="PreAct ResNet-32", redrawn="redrawn", pseudo="pseudo-labels", aggre="people's majority, about",
-    worse="people's worst labels, about",
-    table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex",
-    sparse="ten classes", real="real noise, about", clean_50k="checked labels only, noise",
-    real_and_clean_50k="real noise and checked labels, about",
-    real_then_clean_50k="real noise, then checked labels, about", none="no noise", open_set="open-set",
-    accuracy="accuracy")
+NAMES = dict(mnist="MNIST", imdb="IMDB", cifar10="CIFAR-10", cifar100="CIFAR-100",
+             fashion_mnist="Fashion-MNIST", mlp="fully connected", embedding="word embedding",
+             lstm="word embedding + LSTM", resnet14="14-layer ResNet", resnet32="32-layer ResNet",
+             resnet44="44-layer ResNet", resnet18="18-layer ResNet", resnet34="34-layer ResNet",
+             resnet50="50-layer ResNet", cnn="plain CNN", cnn4="4-layer CNN", lenet="LeNet",
+             quick="quick CNN", lc_cnn="low-capacity CNN", alexnet="AlexNet", imagenet="ImageNet",
+             cnn8="8-layer CNN", clothing1m="Clothing1M", preact32="PreAct ResNet-32", redrawn="redrawn",
+             pseudo="pseudo-labels", aggre="people's majority, about", worse="people's worst labels, about",
+             table1b="Table 1, fewer images", table1c="Table 1, fewest images", simplex="simplex",
+             sparse="ten classes", real="real noise, about", clean_50k="checked labels only, noise",
+             real_and_clean_50k="real noise and checked labels, about",
+             real_then_clean_50k="real noise, then checked labels, about", none="no noise",
+             open_set="open-set", accuracy="accuracy")
 
 def named(
     name: str, # of a data set, network, paper, table or kind of noise

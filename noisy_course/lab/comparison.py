@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from noisy_course.basics import SETTING, check_frame, pick, require
-from noisy_course.lab.cells import (ASSETS, LEAST_STD, block_title, cell_means, listed, named, number, orderings, published, setting_title, side_by_side,
-    span, stand_in)
+from noisy_course.lab.cells import (ASSETS, LEAST_STD, block_title, cell_means, listed, named, number,
+                                    orderings, published, setting_title, side_by_side, span, stand_in)
 from noisy_course.lab.papers import FINDINGS, PAPERS
 from noisy_course.lab.results import CELL, SCALES
 from noisy_course.plots import pretty
@@ -35,7 +35,7 @@ def _finding(wide, letter, claim, where, value, limits):
 # The table of the paper and ours go through the same functions:
 def findings(
     both: pd.DataFrame, # from `side_by_side`, a table in `FINDINGS`
-) -> pd.DataFrame: # one row a finding and setting: the value in the paper and in ours, and whether the claim holds
+) -> pd.DataFrame: # one row a finding and setting: the value of the paper, ours, whether the claim holds
     "What the paper concludes from its table as numbers, for the paper's table and for ours."
     check_frame(both, "both", ["paper", "table", *CELL, "paper_mean", "our_mean"])
     of = tuple(both[["paper", "table"]].iloc[0])
@@ -103,13 +103,14 @@ def _tally(both, order):
     outcomes = dict(orderings=(order.outcome == "holds").sum(), reversed=(order.outcome == "reversed").sum(),
                     orderings_of=len(order))
     low, median, high = done.difference.abs().quantile([.25, .5, .75])
-    return dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=span(done.our_n), difference=median, low=low, high=high,
-                largest=done.difference.abs().max(), within=near.sum(), within_of=len(near),
-                stand_in=listed(done.network[done.network != ""])) | outcomes
+    return (dict(cells=len(done), of=len(both), runs=int(done.our_n.sum()), n=span(done.our_n),
+                 difference=median, low=low, high=high, largest=done.difference.abs().max(),
+                 within=near.sum(), within_of=len(near), stand_in=listed(done.network[done.network != ""]))
+            | outcomes)
 
 def score(
     both: pd.DataFrame, # from `side_by_side`
-) -> dict: # cells, runs, differences (median, quartiles, largest), orderings; the networks that stand in for the paper's
+) -> dict: # cells, runs, differences (median, quartiles, largest), orderings, networks that stand in
     "How much of a table is done, and how close it is."
     return _tally(both, orderings(both))
 
@@ -141,7 +142,7 @@ def coverage(
 def by_paper(
     results: pd.DataFrame, # from `read_results`
 ) -> pd.DataFrame: # one row a paper and scale; an empty paper stands for all
-    "How much of each paper is done at each scale, and how close it is: cells, quartiles of |ours − paper|, orderings."
+    "How much of each paper is done at each scale, and how close: cells, |ours − paper|, orderings."
     rows = []
     for scale in sorted(set(results.scale), key=[*SCALES, *sorted(set(results.scale))].index):
         sides = [side_by_side(results, *of, scale) for of in published_tables()]
@@ -185,9 +186,9 @@ def told(
 ) -> dict: # heading → words
     "One row of the table of what has been reproduced."
     scale = ", ".join(filter(None, [c.scale or "not run", c.stand_in and named(c.stand_in)]))
-    return {"paper": named(c.paper), "table": named(c.table), "scale": scale, "cells": _of(c.cells, c.of), "runs a cell": c.n or "–",
-            "median difference": _points(c.difference), "largest": _points(c.largest),
-            "within 2 ±": _of(c.within, c.within_of),
+    return {"paper": named(c.paper), "table": named(c.table), "scale": scale, "cells": _of(c.cells, c.of),
+            "runs a cell": c.n or "–", "median difference": _points(c.difference),
+            "largest": _points(c.largest), "within 2 ±": _of(c.within, c.within_of),
             ORDERINGS: three_counts(c)}
 
 
@@ -205,9 +206,9 @@ def readme_table(
 
 # And a shorter one, a row a paper and scale, with numbers as all tables print them:
 def _told_paper(c):
-    return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}", "median difference": _points(c.difference),
-            "quartiles": f"{number(c.low)} to {number(c.high)}", "within 2 ±": _of(c.within, c.within_of),
-            ORDERINGS: three_counts(c)}
+    return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}",
+            "median difference": _points(c.difference), "quartiles": f"{number(c.low)} to {number(c.high)}",
+            "within 2 ±": _of(c.within, c.within_of), ORDERINGS: three_counts(c)}
 
 def papers_table(
     results: pd.DataFrame, # from `read_results`

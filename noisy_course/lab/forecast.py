@@ -27,7 +27,8 @@ from noisy_course.training import Run, generator, run_epochs, unverified_mask, v
 # that, seconds from runs of different sizes can be compared.
 # training samples of Clothing1M's other parts
 CLOTHES = dict(clean_50k=50_000, real_and_clean_50k=1_050_000, real_then_clean_50k=1_050_000)
-SIZES = dict(mnist=(60_000, 10_000), fashion_mnist=(60_000, 10_000), cifar10=(50_000, 10_000), cifar100=(50_000, 10_000), imdb=(25_000, 25_000),
+SIZES = dict(mnist=(60_000, 10_000), fashion_mnist=(60_000, 10_000), cifar10=(50_000, 10_000),
+             cifar100=(50_000, 10_000), imdb=(25_000, 25_000),
              clothing1m=(1_000_000, 10_526), imagenet=(1_281_167, 50_000)) # training and test samples
 SPEED = ["dataset", "network", "precision", "machine"]
 
@@ -62,8 +63,10 @@ def recorded_speed(
 # What a block will take is an extrapolation: from the same data and network if they have been run on this
 # machine, else from the same network on other data. And a network that never ran here? PyTorch can count
 # its arithmetic, and networks of a kind do about as much of it a second:
-SHAPES = dict(mnist=((28, 28), 10), fashion_mnist=((28, 28), 10), cifar10=((3, 32, 32), 10), cifar100=((3, 32, 32), 100), imdb=((400,), 2),
-              clothing1m=((3, 224, 224), 14), imagenet=((3, 224, 224), 1000)) # of an input, and number of classes
+# The shape of an input, and the number of classes:
+SHAPES = dict(mnist=((28, 28), 10), fashion_mnist=((28, 28), 10), cifar10=((3, 32, 32), 10),
+              cifar100=((3, 32, 32), 100), imdb=((400,), 2), clothing1m=((3, 224, 224), 14),
+              imagenet=((3, 224, 224), 1000))
 
 def _blank(dataset):
     shape, n = SHAPES[dataset]
@@ -81,7 +84,8 @@ def arithmetic(
     run = make(generator(0, "network")).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter: run(x)
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            with FlopCounterMode(display=False) as counter: run(x)
     return counter.get_total_flops()
 
 def _untrained(name, _):

@@ -45,8 +45,8 @@ from noisy_course.lab.papers import TABLES
 
 # Minutes are few, so the order decides. First comes what the papers' main tables lack most and a laptop
 # cannot give; then all the rest of those tables, as the papers have it.
-FIRST = (("patrini2017", "table2", "cifar10", "resnet14"), ("patrini2017", "table2", "cifar10", "resnet32"), ("patrini2017", "table2", "imdb", "lstm"),
-         ("wang2019", "table1", "mnist", "cnn4"),
+FIRST = (("patrini2017", "table2", "cifar10", "resnet14"), ("patrini2017", "table2", "cifar10", "resnet32"),
+         ("patrini2017", "table2", "imdb", "lstm"), ("wang2019", "table1", "mnist", "cnn4"),
          *(("jindal2019", table, "mnist", "lenet") for table in ("table1", "table1b", "table1c")),
          *(("wang2019", table, "cifar10", "cnn8") for table in ("table1", "table2")),
          ("zhang2018", "table1", "fashion_mnist", "resnet18"),
@@ -167,7 +167,7 @@ def _unpacked(folder, split):
 AT_HOME = ("torch", "torchvision", "snakemake")
 
 def needs() -> list: # of requirements
-    "What training a block needs besides PyTorch, as the package's metadata says: its own, and those of the extra `lab`."
+    "What training a block needs besides PyTorch, by the package's metadata: its core, and the extra `lab`."
     ours = [r for r in map(Requirement, requires("noisy_course")) if not r.marker
             or r.marker.evaluate(dict(extra="lab"))]
     return [f"{r.name}{r.specifier}" for r in ours if r.name not in AT_HOME]
@@ -388,7 +388,8 @@ def _stop(running, bar, results):
         try: process.wait(max(0, until - time.monotonic()))
         except subprocess.TimeoutExpired: process.kill()
         kept = list((results / "checkpoints" / name).rglob("*.pt"))
-        with suppress(OSError): bar.write(f"{name} stopped; " + ("the same command goes on from its checkpoint" if kept else "it had no checkpoint yet"))
+        told = "the same command goes on from its checkpoint" if kept else "it had no checkpoint yet"
+        with suppress(OSError): bar.write(f"{name} stopped; {told}")
 
 
 # From the command line

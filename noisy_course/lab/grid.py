@@ -16,8 +16,8 @@ from noisy_course import noise
 from noisy_course.basics import check_frame, require
 from noisy_course.lab import identity, protocols
 from noisy_course.lab.papers import KNOWN, QUOTED, TABLES
-from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code, at_scale, scaled,
-    shortened)
+from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code,
+                                        at_scale, scaled, shortened)
 from noisy_course.method import Recipe
 
 
@@ -94,7 +94,7 @@ class Block:
     table: str # e.g. "table2"
     dataset: str # e.g. "mnist"
     model: str # e.g. "mlp"
-    noise: str # "none", "symmetric", "redrawn", "asymmetric", "simplex", "sparse", "open_set" or "pseudo"; one of HUMAN; or a key of REAL, for the labels that come with the data
+    noise: str # one of DRAWN or HUMAN; or a key of REAL, for the labels that come with the data
     rate: float # probability of a wrong label, as the paper states it
     samples: int # training samples; 0 for all
     scale: str # "smoke", "laptop" or "paper"
@@ -116,7 +116,7 @@ class Block:
     decay: str = "weights" # or "rate", what decays as in the code of Wang et al.
     flips: str = "" # which map of asymmetric noise, where there are several
     outside: str = "" # data set of the images that open-set noise brings in
-    inputs: str = "" # "whitened" as MatConvNet prepares CIFAR-10; "features" of an AlexNet trained on ImageNet
+    inputs: str = "" # "whitened" as MatConvNet prepares CIFAR-10; "features" of ImageNet's AlexNet
     lr: float = 0. # learning rate of the first step, or of the only one; the recipe's if 0
     first_epochs: int = 0 # passes through the data in the first step of joint optimization
     label_start: int = 0 # first epoch after which it updates labels

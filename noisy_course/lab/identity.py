@@ -35,8 +35,8 @@ def recipe_definition(
     "What a recipe does to a run."
     if recipe is None: return None
     schedule = [round(recipe.schedule(epoch), 9) for epoch in range(recipe.epochs)]
-    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, recipe.precision, _optimizer(recipe),
-            schedule, _function(recipe.augment), recipe_definition(recipe.first_stage)]
+    return [recipe.epochs, recipe.batch_size, recipe.valid_fraction, recipe.select, recipe.precision,
+            _optimizer(recipe), schedule, _function(recipe.augment), recipe_definition(recipe.first_stage)]
 
 def _optimizer(recipe):
     made = recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])

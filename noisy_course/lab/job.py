@@ -64,7 +64,7 @@ def first_share(
 def block_data(
     block: Block, # to train
 ) -> data.Dataset: # with as many training samples as it says
-    "The data of a block, with labels that no T has drawn where it has them, or images from outside where its noise is open-set."
+    "The data of a block; with labels that no T has drawn, or images from outside, where it has them."
     own = dict(part=REAL[block.noise]) if block.noise in REAL else {}
     dataset = LOADERS.get(block.dataset, partial(data.load, block.dataset))(**own)
     if block.noise in HUMAN:
@@ -89,7 +89,7 @@ def block_T(
     block: Block, # to train
     dataset: data.Dataset, # its data
 ) -> torch.Tensor: # (C, C)
-    "The noise matrix of a block; in open-set noise no class is taken for another, and real noise is what was counted."
+    "The noise matrix of a block; the identity for open-set noise, and what was counted for real noise."
     if block.noise in REAL: return dataset.extra["T"]
     if "train_given" in dataset.extra:
         return noise.realised(dataset.train_y.cpu(), dataset.extra["train_given"].cpu(), dataset.n_classes)
@@ -273,8 +273,9 @@ def train_part(
     torch.set_num_threads(1)
     block, settings = block_from(json.loads(given), set())
     dataset, folder = block_data(block), Path(settings["results"])
-    train_distributed(dataset, block_runs(block, dataset), block_network(block, dataset), grid.block_recipe(block), settings["device"],
-               folder / "checkpoints" / block.checkpoints, note_progress(folder, block.name))
+    train_distributed(dataset, block_runs(block, dataset), block_network(block, dataset),
+                      grid.block_recipe(block), settings["device"],
+                      folder / "checkpoints" / block.checkpoints, note_progress(folder, block.name))
 
 
 # A notebook asks for a kernel by name, `python3`, and Jupyter looks that name up: in folders that a

@@ -119,7 +119,7 @@ def draw(
 
 def keep_pictures(
     nb: NotebookNode, # a notebook; pictures that do not belong leave it, and are replaced where one is known
-    known: list[dict], # the data of outputs with figures and pictures, such as those of the committed notebook
+    known: list[dict], # data of outputs with figures and pictures, as in the committed notebook
 ) -> list[dict]: # the data of the outputs whose figure has no picture now
     "Give every figure the picture that was drawn from it, if there is one."
     pictures = {digest(bundle[PLOTLY]): bundle[PNG] for bundle in known if belongs(bundle)}

@@ -10,13 +10,15 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from noisy_course import data, generalized_cross_entropy, joint_optimization, loss_correction, nnaqc, symmetric_cross_entropy
+from noisy_course import (data, generalized_cross_entropy, joint_optimization, loss_correction, nnaqc,
+    symmetric_cross_entropy)
 from noisy_course.basics import check_number, require
 from noisy_course.image_files import LOADERS, alexnet_weights, fine_tuned, frozen_alexnet, imagenet_weights
 from noisy_course.losses import loss_function
 from noisy_course.models import MODELS
 from noisy_course.symmetric_cross_entropy import reverse_cross_entropy
-from noisy_course.method import Method, Recipe, fine_tuned_after, restricted_to, stages, unverified_mask, verified_mask
+from noisy_course.method import (Method, Recipe, fine_tuned_after, restricted_to, stages, unverified_mask,
+    verified_mask)
 
 
 # How networks are trained
@@ -74,7 +76,7 @@ class Part:
     recipe: Recipe # with the paper's epochs
     seeds: int = 5 # runs of each cell
     usual: dict = field(default_factory=dict) # the paper's hyper-parameters, where they are not ours
-    laptop: dict = field(default_factory=dict) # what becomes smaller below the paper's scale: seeds, epochs, samples, network, recipe
+    laptop: dict = field(default_factory=dict) # what is smaller below the paper's scale: seeds, epochs, samples …
     epochs: int | None = None # passes through the data; the recipe's if none
     samples: int = 0 # training samples; 0 for all
     network: str = "" # what stands in for the paper's network, if anything does
@@ -147,11 +149,11 @@ class Paper:
     title: str # e.g. "Patrini et al. 2017"
     tables: dict # name → Grid
     chapter: str = "" # the notebook that follows it, e.g. "10_loss_correction"
-    findings: dict = field(default_factory=dict) # name of a published table → (letter, claim, where, value, limits) tuples
+    findings: dict = field(default_factory=dict) # published table → (letter, claim, where, value, limits) tuples
     conclusions: dict = field(default_factory=dict) # name of such a table → what the paper says of it
     note: str = "" # on all of its tables
     quoted: tuple = () # (table, method) pairs that the paper took from elsewhere and did not run
-    figures: dict = field(default_factory=dict) # table → (name of a page, its title, a function that gives its sections) tuples
+    figures: dict = field(default_factory=dict) # table → (page, title, function that gives its sections) tuples
 
     def __post_init__(self):
         for name in ("title", "chapter", "note"):
@@ -223,8 +225,9 @@ DATASETS = ["mnist", "fashion_mnist", "cifar10", "cifar100", "imdb", *LOADERS]
 # are their usual values; each method says itself which of them it takes:
 METHODS = (loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetric_cross_entropy.METHODS
            | nnaqc.METHODS | joint_optimization.METHODS)
-USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1, beta=1., A=-4., decay="weights", flips="", outside="", inputs="",
-             lr=0., first_epochs=0, label_start=0, label_stop=0, top=0, prior="", checked=0.)
+USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1,
+             beta=1., A=-4., decay="weights", flips="", outside="", inputs="", lr=0., first_epochs=0,
+             label_start=0, label_stop=0, top=0, prior="", checked=0.)
 
 COLUMNS = dict(start="prune_start", every="prune_every") # hyper-parameters that a table names otherwise
 
@@ -280,7 +283,8 @@ def forward_qc(
 
 
 # Both are forward correction with another loss:
-METHODS |= {"forward_sl": replace(METHODS["forward"], name="forward_sl", loss=forward_sl, title="forward + SL", hyperparameters=dict(beta=1., A=-4.)),
+METHODS |= {"forward_sl": replace(METHODS["forward"], name="forward_sl", loss=forward_sl,
+                                  title="forward + SL", hyperparameters=dict(beta=1., A=-4.)),
             "forward_qc": replace(METHODS["forward"], name="forward_qc", loss=forward_qc,
                                   title="forward, T, + QC")}
 

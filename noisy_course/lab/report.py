@@ -14,7 +14,8 @@ from noisy_course import data
 from noisy_course.basics import SETTING, atomic_write, pick, require
 from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
-from noisy_course.lab.comparison import all_sides, findings, identity, published_tables, readable, reasons, score, terminal_table, told
+from noisy_course.lab.comparison import (all_sides, findings, identity, published_tables, readable, reasons,
+    score, terminal_table, told)
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
 from noisy_course.lab.sections import curve_points, drawn, frame_table, plus_minus, section, training_curves
@@ -79,18 +80,20 @@ def _matrix_cells(rows):
 def _origin(r):
     if pd.isna(r.our_n): return "not run"
     tree = dict(zip(("True", "False"), (" with uncommitted changes", ""))).get(r.dirty, "")
-    said = [*([f"network: {named(r.network)}"] if r.network else []), f"scale {r.scale}", f"n = {r.our_n:.0f}", f"seeds {r.seed}", "all samples" if r.samples == "0" else f"{r.samples} samples", f"realised noise rate {number(r.realised_rate, '.4f')}",
-            f"commit {r.commit}{tree}", f"torch {r.torch}", f"Python {r.python}", r.device, r.machine,
-            f"{r.seconds} s"]
+    said = [*([f"network: {named(r.network)}"] if r.network else []), f"scale {r.scale}",
+            f"n = {r.our_n:.0f}", f"seeds {r.seed}",
+            "all samples" if r.samples == "0" else f"{r.samples} samples",
+            f"realised noise rate {number(r.realised_rate, '.4f')}", f"commit {r.commit}{tree}",
+            f"torch {r.torch}", f"Python {r.python}", r.device, r.machine, f"{r.seconds} s"]
     return "; ".join(said)
 
 
 # Stars, bold and the two kinds of marks are decided here; the template only writes them.
 def _grid_cell(r):
-    return dict(paper=plus_minus(r.paper_mean, r.paper_std), dagger=r.dagger, paper_star=r.paper_star, paper_bold=r.paper_bold,
-                ours=plus_minus(r.our_mean, r.our_std), our_star=r.our_star, our_bold=r.our_bold,
-                difference=number(r.difference, "+.1f"),
-                significant=r.p < .05, far=abs(r.difference) > 2, p=number(r.p, ".2g"), origin=_origin(r))
+    return dict(paper=plus_minus(r.paper_mean, r.paper_std), dagger=r.dagger, paper_star=r.paper_star,
+                paper_bold=r.paper_bold, ours=plus_minus(r.our_mean, r.our_std), our_star=r.our_star,
+                our_bold=r.our_bold, difference=number(r.difference, "+.1f"), significant=r.p < .05,
+                far=abs(r.difference) > 2, p=number(r.p, ".2g"), origin=_origin(r))
 
 def _grid(block, part):
     n = {who: span(part[f"{who}_n"]) or "none" for who in ("paper", "our")}
@@ -114,7 +117,8 @@ def _grids(both):
               for block, part in both.groupby(["dataset", "model"], sort=False)]
     done, rest = ([g for ok, g in blocks if ok == want] for want in (True, False))
     note = "Rest the pointer on a cell of ours to see its origin; the provenance page has it too."
-    idle = [f"{pretty(m)} never came to act in so few epochs: its runs are those of {pretty(other)}, to the last bit. They are shown, and counted nowhere."
+    idle = [f"{pretty(m)} never came to act in so few epochs: its runs are those of {pretty(other)}, to the "
+            "last bit. They are shown, and counted nowhere."
             for m, other in both[both.same_as != ""].groupby("method", sort=False).same_as.first().items()]
     if done: yield section("Paper | ours | difference", LEGEND, note, *idle, grids=done, level=3)
     if rest:
@@ -123,16 +127,19 @@ def _grids(both):
 
 
 # The legend says every rule that the table follows:
-LEGEND = ("Difference is ours − paper, in points. Bold: the best, and all that Welch's t-test at 5 % cannot tell from it (single runs: in the paper within 0.5 points, in ours by the spread seen at that scale). "
-    "★: a correction with the true T that beats all others; the bold is then among the rest. † is the "
-    "paper's. "
-    "An outlined difference is significant (Welch, 5 %); a filled one is larger than 2 points. A printed ± "
-    "0.0 counts as 0.05 in tests.")
+LEGEND = ("Difference is ours − paper, in points. Bold: the best, and all that Welch's t-test at 5 % cannot "
+          "tell from it (single runs: in the paper within 0.5 points, in ours by the spread seen at that "
+          "scale). "
+          "★: a correction with the true T that beats all others; the bold is then among the rest. † is the "
+          "paper's. "
+          "An outlined difference is significant (Welch, 5 %); a filled one is larger than 2 points. A "
+          "printed ± " "0.0 counts as 0.05 in tests.")
 
 
-RULE = ("An ordering holds, or is reversed, where the 95 % interval of ours leaves out 0: Welch's interval for cells with several runs; a single run borrows the "
-    "pooled standard deviation that its method has in the cells with several runs at the same scale, or "
-    "that all methods have.")
+RULE = ("An ordering holds, or is reversed, where the 95 % interval of ours leaves out 0: Welch's interval "
+        "for cells with several runs; a single run borrows the "
+        "pooled standard deviation that its method has in the cells with several runs at the same scale, or "
+        "that all methods have.")
 
 # Orderings are counted for each setting; those that come out reversed are listed one by one.
 def _counts(order):
@@ -157,7 +164,8 @@ def _orders(both, scale):
 # What the paper concludes closes the page, where we have put it in numbers.
 def _found(both, of, scale):
     found = findings(both)
-    frame = readable(found.drop(columns="limit").assign(limit=found.limit)).rename(columns=dict(paper="paper, points", ours="ours, points"))
+    frame = readable(found.drop(columns="limit").assign(limit=found.limit))
+    frame = frame.rename(columns=dict(paper="paper, points", ours="ours, points"))
     counts = found.groupby(["finding", "claim"],
                            sort=False).agg(**{who: (f"{who}_holds", _held)
         for who in ("paper", "ours")}).reset_index()
@@ -230,7 +238,9 @@ def _why_page(results, paper, table, sides):
         told = readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours",
             mean="with the change"))
         every = _summary(reasons(results, both, points=-1))
-        frames = [(_summary(why), "What each change does to these cells, in points."), (every, "What it does to all cells that were run with it, in points."), (told, "Every cell and change: percent, and points moved and left."),
+        frames = [(_summary(why), "What each change does to these cells, in points."),
+                  (every, "What it does to all cells that were run with it, in points."),
+                  (told, "Every cell and change: percent, and points moved and left."),
                   (untold, "Cells without a run that would explain them.")]
         yield section(f"Scale {scale}", text,
                       tables=[frame_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
@@ -356,7 +366,7 @@ def write_report(
 
 # The command
 
-# `make run` and `make report` end here: `python -m noisy_course.lab.report patrini2017 table2 --dataset mnist`.
+# `make run` and `make report` end here: `python -m noisy_course.lab.report patrini2017 table2`.
 # It looks in your own results first, then in those that come with the repository.
 def _folders():
     home = (data.settings_file() or Path("settings.ini")).parent
@@ -383,7 +393,7 @@ def _own_means(given, results):
 def main(
     argv: Sequence[str] | None = None, # the words after the program's name
 ) -> None:
-    "Show a table beside the paper's and write the pages: python -m noisy_course.lab.report [PAPER TABLE] [--dataset mnist] [--site FOLDER]"
+    "Show a table beside the paper's and write the pages: python -m noisy_course.lab.report [PAPER TABLE] ..."
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.report",
                                      description="Paper beside ours, from results that are there.")
     for name in ("paper", "table"):

@@ -255,7 +255,9 @@ def _flaw_of(rows):
 
 def _read(file):
     try: frame = read_file(file)
-    except Exception as error: raise ValueError(f"folders: expected readable parquet files, got {file} ({error}); {AWAY}") from error
+    except Exception as error:
+        said = f"folders: expected readable parquet files, got {file} ({error}); {AWAY}"
+        raise ValueError(said) from error
     found = _flaw_of(frame)
     require(not found, "folders", "sound results, with numbers in rate and value",
             f"{file}, which {found}; {AWAY}")

@@ -133,7 +133,8 @@ def definitions(
 # 5}`, as “Eq. 18” or as a bare “(8)”. Docstrings say “Wang et al., Eqs. 8–10 and 18”. All of them are lists
 # of numbers:
 NUMBERS = r"\d+(?:–\d+)?(?:(?:, and |, | and )\d+(?:–\d+)?)*"
-EQUATION = re.compile(rf"\\tag\{{(?P<tag>{NUMBERS})\}}|\bEq(?:s?\.|uations?) \(?(?P<word>{NUMBERS})\)?|(?<=[\s:])\((?P<bare>{NUMBERS})\)(?=[\s.,;:]|$)", re.MULTILINE)
+EQUATION = re.compile(rf"\\tag\{{(?P<tag>{NUMBERS})\}}|\bEq(?:s?\.|uations?) \(?(?P<word>{NUMBERS})\)?|"
+                      rf"(?<=[\s:])\((?P<bare>{NUMBERS})\)(?=[\s.,;:]|$)", re.MULTILINE)
 THEOREM = re.compile(r"\bTheorem (?P<number>\d+)")
 
 def listed_numbers(
@@ -193,7 +194,7 @@ def _in_docstring(definition):
 
 def mentions(
     text: tuple[Piece, ...], # of all chapters
-) -> pd.DataFrame: # one row a mention: paper, kind, number, and a link `at` with `tagged` and `formula`, or a `function`
+) -> pd.DataFrame: # a row a mention: paper, kind, number, a link `at`, and `formula` or `function`
     "Every equation and theorem of the papers, where the chapters have it."
     rows = [row for d in definitions(text).values() for row in _in_docstring(d)]
     for own in by_chapter(text).values():
@@ -349,7 +350,8 @@ def numbers(
                      if any(name in (p.methods or names) for _, names in grid.variants)):
             given = protocols.USUAL | part.usual | dict(epochs=part.recipe.epochs)
             noise = ", ".join(dict.fromkeys(named(kind) for kind, _ in part.noises))
-            rows.append(dict(paper=named(paper), table=named(table), block=block_title(part.dataset, part.model), epochs=part.recipe.epochs)
+            rows.append(dict(paper=named(paper), table=named(table),
+                             block=block_title(part.dataset, part.model), epochs=part.recipe.epochs)
                         | {k: given[k] for k in NUMBERS_OF[name]} | dict(noise=noise))
     return pd.DataFrame(rows).drop_duplicates()
 
@@ -569,7 +571,8 @@ def with_links(
     cells = []
     for cell in nb.cells:
         lines = "; ".join(_becomes(known[label]) for label in _derived(cell, paper))
-        cells.append(nbformat.from_dict(cell | dict(source=f"{cell.source}\n\n```{{container}} used\n{lines}\n```")) if lines else cell)
+        source = f"{cell.source}\n\n```{{container}} used\n{lines}\n```"
+        cells.append(nbformat.from_dict(cell | dict(source=source)) if lines else cell)
     return nbformat.from_dict(nb | dict(cells=cells))
 
 
@@ -668,7 +671,8 @@ def front_page(
     menus: Sequence[str], # Markdown
 ) -> str: # Markdown
     "The first page: what there is, and how close it is."
-    note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. “Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
+    note = ("Differences are |ours − paper| in points of test accuracy, over the cells that were run. "
+            "“Within 2 ±” counts cells within two of the paper's standard deviations, where it prints one; "
             "an ordering is a pair of methods that the paper's table tells apart; it holds or is reversed "
             f"if ours tells them apart too, and is undecided otherwise. {report.RULE} Of all cells "
             f"{_never_run()} cannot be run: they stand in rows that a paper quotes from elsewhere.")
@@ -704,13 +708,15 @@ def write_sources(
         write(f"papers/{paper}.md", paper_page(paper, follows.get(paper, ""),
             [p for p in pages if p["paper"] == named(paper)], told))
     for name in protocols.METHODS: write(f"methods/{name}.md", method_page(name, text, tables))
-    lists = {"methods": "# Methods\n\n" + _menu(f"methods/{name}" for name in protocols.METHODS), "equations": equations_page(text),
+    lists = {"methods": "# Methods\n\n" + _menu(f"methods/{name}" for name in protocols.METHODS),
+             "equations": equations_page(text),
              "errata": errata_page(text, sides), "laboratory": laboratory_page()}
     for name, page in lists.items(): write(f"{name}.md", page)
     about = _about(Path(notebooks), folder, write)
     wings = {wing: [f"chapters/{name}" for name in chapters if ("/" in name) == (wing == "The engine")]
              for wing in ("The course", "The engine")}
-    menus = [_menu([*about, *wings["The course"]], "The course", True), _menu([f"papers/{p}" for p in PAPERS], "Paper beside ours", True),
+    menus = [_menu([*about, *wings["The course"]], "The course", True),
+             _menu([f"papers/{p}" for p in PAPERS], "Paper beside ours", True),
              *([_menu(wings["The engine"], "The engine", True)] if wings["The engine"] else []),
              _menu(lists, "Look up", True)]
     write("index.md", front_page(told, sides, menus))
@@ -740,12 +746,13 @@ def _about(notebooks, folder, write):
 # own scripts wait until the page is read, plotly before them. A warning, such as a link without a target,
 # stops it.
 MATHJAX, EXTENSIONS = files("sphinx-mathjax-offline")/"static/mathjax", "input/tex/extensions"
-SETTINGS = dict(project="noisy_course", language="en", html_title="noisy_course", html_theme="furo", extensions=["myst_nb"], nb_execution_mode="off", nb_render_markdown_format="myst",
-    myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js", html_static_path=["static"],
-    html_css_files=["parts.css", "site.css"],
-    html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
-    html_show_search_summary=False, html_use_index=False, html_domain_indices=False, html_copy_source=False,
-    html_show_sourcelink=False, html_show_copyright=False)
+SETTINGS = dict(project="noisy_course", language="en", html_title="noisy_course", html_theme="furo",
+                extensions=["myst_nb"], nb_execution_mode="off", nb_render_markdown_format="myst",
+                myst_enable_extensions=["dollarmath", "amsmath"], mathjax_path="tex-svg.js",
+                html_static_path=["static"], html_css_files=["parts.css", "site.css"],
+                html_js_files=[(name, dict(defer="defer")) for name in ("report.js", "site.js")],
+                html_show_search_summary=False, html_use_index=False, html_domain_indices=False,
+                html_copy_source=False, html_show_sourcelink=False, html_show_copyright=False)
 
 def _equations_as_they_are(app, doctree):
     for node in doctree.findall(nodes.math_block):
@@ -818,7 +825,7 @@ def _replace(folder, pages):
 def main(
     argv: Sequence[str] | None = None, # the words after the program's name
 ) -> None:
-    "Build the site: python -m noisy_course.lab.site [--results FOLDER …] [--site FOLDER] [--notebooks FOLDER]"
+    "Build the site: python -m noisy_course.lab.site [--results FOLDER …] [--site FOLDER] ..."
     home = (data.settings_file() or Path("settings.ini")).parent
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.site",
                                      description="The whole course as one offline site, from results that "
@@ -827,7 +834,9 @@ def main(
     parser.add_argument("--site", type=Path, default=results_folder()/"site", help="folder of the pages")
     parser.add_argument("--notebooks", type=Path, default=home/"nbs", help="folder of the chapters")
     given = parser.parse_args(argv)
-    try: print(f"site: {write_site(read_results(given.results or report._folders()), given.site, given.notebooks, sys.stdout).resolve()}")
+    try:
+        results = read_results(given.results or report._folders())
+        print(f"site: {write_site(results, given.site, given.notebooks, sys.stdout).resolve()}")
     except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
 
 

@@ -169,8 +169,10 @@ def bench(
         floor = (statistics.mean(_answers(*[_worker("products", 1, runs=n_runs, precision=precision)
                                             for _ in range(workers)])) / workers)
         training = statistics.mean(o["training"] for o in ours) / workers
-        rows.append(dict(plain=plain, plain_threads=threaded, engine=training, products=floor, ratio=plain / training, ratio_threads=threaded / training,
-                         evaluation=statistics.mean(o["evaluation"] / o["training"] for o in ours), memory=max(o["memory"] for o in ours)))
+        rows.append(dict(plain=plain, plain_threads=threaded, engine=training, products=floor,
+                         ratio=plain / training, ratio_threads=threaded / training,
+                         evaluation=statistics.mean(o["evaluation"] / o["training"] for o in ours),
+                         memory=max(o["memory"] for o in ours)))
     return pd.DataFrame(rows).assign(paper=paper, precision=precision, compiled=compiled, workers=workers,
                                      n_runs=n_runs)
 
@@ -182,7 +184,7 @@ def write_bench(
     rounds: pd.DataFrame, # from `bench`, of one or several settings
     path: str | Path, # a JSON file
 ) -> pd.DataFrame: # what the file has now
-    "Write the medians of a benchmark and the machine's description; what the file has of other settings stays."
+    "Write a benchmark's medians and the machine's description; what the file has of other settings stays."
     said, medians = (provenance(), rounds.groupby(SETTINGS,
         sort=False).median(numeric_only=True).round(4).reset_index())
     medians["rounds"] = rounds.groupby(SETTINGS, sort=False).size().values
@@ -314,7 +316,8 @@ def main(
     parser.add_argument("--papers", nargs="+", default=list(LOSSES), help="whose methods")
     parser.add_argument("--batches", type=int, default=60, help="batches to time in each process")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
-    parser.add_argument("--device", default=data.setting("device", "cpu"), help="cpu, or a GPU: its networks are measured, and written to results/bench_gpu.json")
+    parser.add_argument("--device", default=data.setting("device", "cpu"),
+                        help="cpu, or a GPU: its networks are measured, and written to results/bench_gpu.json")
     for name, default in (("worker", ""), ("precision", "fp32"), ("paper", "patrini2017")):
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
     for name, default in (("runs", 20), ("compiled", 0)):

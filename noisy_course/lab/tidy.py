@@ -16,10 +16,10 @@ from noisy_course.lab.pictures import PLOTLY, add_pictures, bundles, keep_pictur
 
 __all__ = ["METADATA", "tidy", "committed", "notebooks_of"]
 
-METADATA = dict(
-    kernelspec=dict(display_name="python3", language="python", name="python3"),
-    language_info=dict(codemirror_mode=dict(name="ipython", version=3), file_extension=".py", mimetype="text/x-python", name="python",
-                       nbconvert_exporter="python", pygments_lexer="ipython3", version="3.11.7"))
+METADATA = dict(kernelspec=dict(display_name="python3", language="python", name="python3"),
+                language_info=dict(codemirror_mode=dict(name="ipython", version=3), file_extension=".py",
+                                   mimetype="text/x-python", name="python", nbconvert_exporter="python",
+                                   pygments_lexer="ipython3", version="3.11.7"))
 
 
 def tidy(

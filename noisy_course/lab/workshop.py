@@ -88,7 +88,8 @@ def stub(
 PARTS = {
     "a title such as “### Exercise: weigh the belief”": r"^#+ *Exercise[^:\n]*: *(?P<title>[^\n]+)",
     "its minutes, such as “*Three minutes.*”": r"\*[^*\n]*?\b(?P<minutes>\w+) minutes?\b[^*\n]*\*",
-    "a folded hint, “<details><summary>Hint</summary>…</details>”": r"<details>\s*<summary>Hint.*?</summary>.*?\S.*?</details>",
+    "a folded hint, “<details><summary>Hint</summary>…</details>”":
+        r"<details>\s*<summary>Hint.*?</summary>.*?\S.*?</details>",
 }
 
 def _card(cell, name):
@@ -154,7 +155,7 @@ def _unsolve(cells, e):
 def student(
     nb: NotebookNode, # a chapter with its solutions; it is not changed
 ) -> NotebookNode: # a copy to hand out
-    "A copy of the chapter with stubs, without folded solutions, and without the outputs of exercises and checks."
+    "A copy of the chapter with stubs, without folded solutions and the outputs of exercises and checks."
     nb = deepcopy(nb)
     for exercise in check_cards(nb): _unsolve(nb.cells, exercise)
     for cell in nb.cells:
@@ -227,7 +228,7 @@ def _kit(path, folder):
 
 def write_workshop(
     notebooks: list[str | Path], # chapters with their solutions
-    folder: str | Path = "runs/workshop", # gets the folders student, instructor and results; their files are replaced
+    folder: str | Path = "runs/workshop", # gets the folders student, instructor and results, anew
 ) -> list[Path]: # the notebooks written
     "Write a student's and an instructor's copy of each chapter that has exercises, with all that they read."
     kits = [_kit(path, Path(folder)) for path in notebooks]

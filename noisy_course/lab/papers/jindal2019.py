@@ -31,8 +31,10 @@ FASTER = dict(epochs=12, seeds=1,
               recipe=replace(MATCONVNET, optimizer=partial(sgd, lr=.01, weight_decay=5e-4)))
 
 def _sized(noises, digits, photos, on_laptop):
-    return Grid((Part("mnist", "lenet", noises, MATCONVNET, samples=digits, laptop=FASTER | dict(samples=on_laptop)),
-                 Part("cifar10", "quick", noises, QUICK, samples=photos, usual=dict(inputs="whitened"), laptop=dict(samples=on_laptop, epochs=15, seeds=1))), (({}, NINE),))
+    return Grid((Part("mnist", "lenet", noises, MATCONVNET, samples=digits,
+                      laptop=FASTER | dict(samples=on_laptop)),
+                 Part("cifar10", "quick", noises, QUICK, samples=photos, usual=dict(inputs="whitened"),
+                      laptop=dict(samples=on_laptop, epochs=15, seeds=1))), (({}, NINE),))
 
 SIX_RATES = _simplex(0., .05, .1, .3, .5, .7)
 TABLES["table1"] = _sized(SIX_RATES, 0, 0, 10000)
@@ -43,8 +45,9 @@ MANY = _simplex(0., .05, .1, .3, .5, .6)
 HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1),
            Part("cifar100", "resnet44", MANY, replace(RESIDUAL, **LATE), seeds=1))
 TABLES["table2"] = Grid(HUNDRED, (({}, tuple(m for m in NINE if m not in ("forward", "forward_qc"))),))
-TABLES["table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["table1"].parts), replace(HUNDRED[0], noises=SIX_RATES[:-1])),
-    (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))
+TABLES["table5"] = Grid((*(replace(part, noises=SIX_RATES) for part in TABLES["table1"].parts),
+                         replace(HUNDRED[0], noises=SIX_RATES[:-1])),
+                        (({}, ("nonlinear_noise_layer", "quasi_clustering", "nnaqc")),))
 
 
 # Tables 3 and 4 are ImageNet and Clothing1M. What is said of ImageNet is the network, of whose five
@@ -59,8 +62,10 @@ def top5(
     best = state.probabilities("last", state.dataset.test_x).topk(5).indices
     return dict(accuracy_top5=100 * (best == state.dataset.test_y[:, None]).any(1).double().mean().item())
 
-OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1, recipe=Recipe(
-    epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4), schedule=milestones(10, 15), runs_at_once=1, valid_fraction=.01, final_metrics=top5))
+OBJECTS = Part("imagenet", "alexnet", (("none", 0.), ("sparse", .1), ("sparse", .5)), seeds=1,
+               recipe=Recipe(epochs=20, batch_size=100, optimizer=partial(sgd, lr=.01, weight_decay=5e-4),
+                             schedule=milestones(10, 15), runs_at_once=1, valid_fraction=.01,
+                             final_metrics=top5))
 TABLES["table3"] = Grid((OBJECTS,),
                         (({}, ("cross_entropy", "linear_noise_layer", "nnaqc", "nnaqc_dropout")),))
 
@@ -68,7 +73,9 @@ KINDS = ("clean_50k", 0.), ("real", .385), ("real_and_clean_50k", .385), ("real_
 SHOPS, SMALLER = replace(CLOTHES, noises=KINDS[:3], usual={}), replace(CLOTHES, model="alexnet", usual={})
 *FINE_TUNED, TRACE = (m.name for m in HANDED_ON)  # after cross-entropy, forward correction, NNAQC
 TABLES["table4"] = Grid((SHOPS, replace(SHOPS, noises=KINDS[3:], methods=tuple(FINE_TUNED[1:])),
-    replace(SMALLER, noises=KINDS[:1], methods=("cross_entropy",)), replace(SMALLER, noises=KINDS[2:3], methods=(TRACE,))), (({}, ("cross_entropy", "forward_estimated", "nnaqc")),))
+                         replace(SMALLER, noises=KINDS[:1], methods=("cross_entropy",)),
+                         replace(SMALLER, noises=KINDS[2:3], methods=(TRACE,))),
+                        (({}, ("cross_entropy", "forward_estimated", "nnaqc")),))
 
 
 PAPER = Paper(

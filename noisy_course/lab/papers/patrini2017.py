@@ -43,12 +43,11 @@ BACKWARD, ESTIMATED = ("backward", "backward_estimated"), ("backward_estimated",
 def _rates(part):
     return tuple(("asymmetric", round(.1 * k, 1)) for k in range(5 if part.dataset == "imdb" else 8))
 
-TABLES = {
-    "table2": Grid(PATRINI, (({}, TEN),)),
-    "figure1": Grid(tuple(replace(part, noises=_rates(part)) for part in PATRINI), (({}, CORRECTIONS),)),
-    "ablation": Grid((replace(PATRINI[0], seeds=2),), (
-        (dict(dropout=.2, clip=1e-7), TEN), (dict(dropout=.2), TEN), (dict(percentile=100.), ESTIMATED), (dict(clip=1e-7), BACKWARD))),
-    "code": Grid(PATRINI[:1], ((dict(dropout=.2, clip=1e-7), TEN),))}
+TABLES = {"table2": Grid(PATRINI, (({}, TEN),)),
+          "figure1": Grid(tuple(replace(part, noises=_rates(part)) for part in PATRINI),
+                          (({}, CORRECTIONS),)), "ablation": Grid((replace(PATRINI[0], seeds=2),),
+    ((dict(dropout=.2, clip=1e-7), TEN), (dict(dropout=.2), TEN), (dict(percentile=100.), ESTIMATED),
+     (dict(clip=1e-7), BACKWARD))), "code": Grid(PATRINI[:1], ((dict(dropout=.2, clip=1e-7), TEN),))}
 
 
 # What the paper concludes
@@ -58,11 +57,10 @@ SIMPLE = ["mnist", "imdb"]
 
 def _drop(w): return (w[KNOWS_T].mean(axis=1, skipna=False) - w[TAUGHT[2:]].mean(axis=1, skipna=False))
 
-FINDINGS = {"table2": [
-    ("a", "no noise: all but unhinged and sigmoid (and Savage on CIFAR-100) within 2 points", lambda i: i.noise == "none",
-     lambda w: spread(w.drop(columns=["unhinged",
-                                      "sigmoid"]).assign(savage=w.savage.where(w.index.get_level_values(0)
-        != "cifar100", w.forward))), (0, 2)),
+FINDINGS = {"table2": [("a",
+                        "no noise: all but unhinged and sigmoid (and Savage on CIFAR-100) within 2 points",
+                        lambda i: i.noise == "none", lambda w: spread(w.drop(columns=["unhinged",
+    "sigmoid"]).assign(savage=w.savage.where(w.index.get_level_values(0) != "cifar100", w.forward))), (0, 2)),
     ("b", "symmetric, simple tasks: both corrections within 1 point of each other and of cross-entropy",
      lambda i: (i.noise == "symmetric") & i.dataset.isin(SIMPLE),
      lambda w: spread(w[["cross_entropy", *KNOWS_T]]), (0, 1)),

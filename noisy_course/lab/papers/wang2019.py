@@ -53,8 +53,8 @@ def by_class(
 
 
 SMOOTHED, CORRECTED = (({}, ("label_smoothing_sl",)),), (({}, ("forward_sl",)),)
-TABLES["table2"] = Grid((replace(PHOTOS, noises=(("symmetric", .4), ("symmetric", .6))), replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=.1))),
-    SMOOTHED + CORRECTED)
+TABLES["table2"] = Grid((replace(PHOTOS, noises=(("symmetric", .4), ("symmetric", .6))),
+                         replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=.1))), SMOOTHED + CORRECTED)
 
 SLOWER = replace(WANG, optimizer=sgd, **EARLY)
 SMALL = dict(network="cnn4", samples=10000, epochs=20, seeds=1)
@@ -85,8 +85,10 @@ LONGER = ("cross_entropy", "d2l", "generalized_cross_entropy", "symmetric_cross_
 TABLES["ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),),
     ((dict(decay="rate"), SEVEN), (dict(epochs=50), LONGER), (dict(epochs=50, decay="rate"), LONGER)))
 
-CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1, recipe=Recipe(
-    epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3), schedule=milestones(5), select="valid_accuracy", runs_at_once=1, valid_fraction=.01))
+CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1,
+               recipe=Recipe(epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3),
+                             schedule=milestones(5), select="valid_accuracy", runs_at_once=1,
+                             valid_fraction=.01))
 TABLES["table3"] = Grid((CLOTHES,), (({}, tuple(m for m in SEVEN if m != "label_smoothing")),))
 
 
@@ -154,7 +156,8 @@ def _sure_page(results, paper, table, sides, panels):
             False: "put there"}))
         name = (f"{said}: on rightly labelled training images the mean belief in the label is between "
                 f"{sure.value.min():.2f} and {sure.value.max():.2f}")
-        figures = [bars(sure, "who", "value", None, name, "class", "mean softmax of the label").update_yaxes(range=[0, 1]),
+        figures = [bars(sure, "who", "value", None, name, "class",
+                        "mean softmax of the label").update_yaxes(range=[0, 1]),
                    bars(right, "who", "value", "what",
                         f"{said}: training images put into each class, and those that belong there", "class",
                         "images")]

@@ -77,25 +77,26 @@ TABLES["figure2"] = Grid((
 
 FINDINGS = {}
 PROPOSED = ["generalized_cross_entropy", "truncated_gce"]
-FINDINGS["table1"] = [
-    ("1", "uniform: the better proposed loss beats all others, forward T included", lambda i: i.noise == "symmetric",
-     lambda w: lead(w, without(w, *PROPOSED), PROPOSED), (-100, 0)),
-    ("2", "uniform: truncation does not lower L_q", lambda i: i.noise == "symmetric",
-     lambda w: w.generalized_cross_entropy - w.truncated_gce, (-100, 0)),
-    ("3", "class-dependent: no other method leads forward T", lambda i: i.noise == "asymmetric",
-     lambda w: lead(w, without(w, "forward"), ["forward"]), (-100, 0)),
-    ("4", "class-dependent, Fashion-MNIST: truncated L_q within 1 point of forward T̂",
-     lambda i: (i.noise == "asymmetric") & (i.dataset == "fashion_mnist"),
-     lambda w: (w.truncated_gce - w.forward_estimated).abs(), (0, 1)),
-    ("4", "class-dependent, CIFAR: forward T̂ does not beat truncated L_q",
-     lambda i: (i.noise == "asymmetric") & (i.dataset != "fashion_mnist"),
-     lambda w: w.forward_estimated - w.truncated_gce, (-100, 0)),
-    ("5", "class-dependent, not CIFAR-100: L_q gains at most half a point on cross-entropy",
-     lambda i: (i.noise == "asymmetric") & (i.dataset != "cifar100"),
-     lambda w: w.generalized_cross_entropy - w.cross_entropy, (-100, .5)),
-    ("6", "MAE is the worst of all", lambda i: i.rate > 0,
-     lambda w: w.mean_absolute_error - w.drop(columns="mean_absolute_error").min(axis=1, skipna=False),
-     (-100, 0))]
+FINDINGS["table1"] = [("1", "uniform: the better proposed loss beats all others, forward T included",
+                       lambda i: i.noise == "symmetric", lambda w: lead(w, without(w, *PROPOSED), PROPOSED),
+                       (-100, 0)), ("2", "uniform: truncation does not lower L_q",
+                                    lambda i: i.noise == "symmetric",
+                                    lambda w: w.generalized_cross_entropy - w.truncated_gce, (-100, 0)),
+                      ("3", "class-dependent: no other method leads forward T",
+                       lambda i: i.noise == "asymmetric",
+                       lambda w: lead(w, without(w, "forward"), ["forward"]), (-100, 0)),
+                      ("4", "class-dependent, Fashion-MNIST: truncated L_q within 1 point of forward T̂",
+                       lambda i: (i.noise == "asymmetric") & (i.dataset == "fashion_mnist"),
+                       lambda w: (w.truncated_gce - w.forward_estimated).abs(), (0, 1)),
+                      ("4", "class-dependent, CIFAR: forward T̂ does not beat truncated L_q",
+                       lambda i: (i.noise == "asymmetric") & (i.dataset != "fashion_mnist"),
+                       lambda w: w.forward_estimated - w.truncated_gce, (-100, 0)),
+                      ("5", "class-dependent, not CIFAR-100: L_q gains at most half a point on cross-entropy",
+                       lambda i: (i.noise == "asymmetric") & (i.dataset != "cifar100"),
+                       lambda w: w.generalized_cross_entropy - w.cross_entropy, (-100, .5)),
+                      ("6", "MAE is the worst of all", lambda i: i.rate > 0,
+                       lambda w: w.mean_absolute_error
+                       - w.drop(columns="mean_absolute_error").min(axis=1, skipna=False), (-100, 0))]
 
 
 # Its figures
@@ -109,7 +110,7 @@ def runs_by_q(
     results: pd.DataFrame, # from `read_results`
     scale: str, # one scale
 ) -> pd.DataFrame: # one row a run: dataset, model, rate, seed, q, valid, test
-    "The runs of Zhang & Sabuncu's Figure 2: validation accuracy and test accuracy of the epoch that it chooses."
+    "The runs of Zhang & Sabuncu's Figure 2: validation accuracy, and test accuracy of the chosen epoch."
     rows = with_q(pick(results, paper="zhang2018", table="figure2", scale=scale))
     run = ["dataset", "model", "rate", "seed", "q"]
     valid = pick(rows, metric="valid_accuracy").groupby(run,
@@ -131,7 +132,7 @@ def with_q(
 # that cost, beside the $q$ that is best on average over runs, which only clean labels would show?
 def q_choice(
     runs: pd.DataFrame, # of one data set, from `runs_by_q`
-) -> pd.DataFrame: # one row a rate: best_q and its accuracy, the q chosen in each run and their mean accuracy, the cost in points
+) -> pd.DataFrame: # a row a rate: best_q, its accuracy, each run's chosen q, their mean accuracy, the cost
     "What choosing q by noisy validation accuracy costs."
     means = runs.groupby(["rate", "q"], as_index=False).test.mean()
     best = means.loc[means.groupby("rate").test.idxmax()].set_index("rate")
