@@ -256,9 +256,9 @@ def grids(text):
 def test_every_number_stands_under_its_setting(key, results, tmp_path):
     "Also where a method was not run in all settings, as in Table 4 of Jindal et al."
     both = side_by_side(results, *key, "laptop")
-    shown = {(caption.split(":")[0], m, setting): cells[3 * k] for block, part in both.groupby(["dataset", "model"], sort=False)
+    shown = {(caption.split(":")[0], m, setting): texts[3 * k] for block, part in both.groupby(["dataset", "model"], sort=False)
              for caption, settings_, rows in grids(str(report.template("parts.html").module.grid(report._grid(block, part))))
-             for m, cells in rows.items() for k, setting in enumerate(settings_) if len(cells) == 3 * len(settings_)}
+             for m, texts in rows.items() for k, setting in enumerate(settings_) if len(texts) == 3 * len(settings_)}
     expected = {(cells.block_title(r.dataset, r.model), pretty(r.method), cells.setting_title(r.noise, r.rate)): r.paper_mean for r in both.itertuples()}
     found = {k: float(re.match(r"[\d.]+", v)[0]) for k, v in shown.items() if v}
     assert found.keys() == expected.keys() and all(abs(found[k] - v) < .06 for k, v in expected.items())
