@@ -9,3 +9,14 @@ if offset := int(os.environ.get("SEED_OFFSET", 0)):
 
 # It asks Intel's library for strict bits, which is heard only before the library's first call; test files compute on import.
 import noisy_course.basics
+
+import pytest
+import torch
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "One thread, as where a block is trained."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -56,12 +56,7 @@ def trained(block):
     runs = block_runs(block, dataset)
     return result_rows(block, dataset, runs, train_block(block, dataset, runs))
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def rows(): return trained(tiny())

@@ -46,12 +46,7 @@ def same_numbers(a, b):
     a, b = (rows[~rows.metric.str.contains("seconds")][keys].sort_values(keys[:4]).reset_index(drop=True) for rows in (a, b))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def rows():

@@ -124,7 +124,7 @@ def all_sides(
     return [side_by_side(results, *t, scale) for t in published_tables() for scale in _scales(results, *t)
             or [""]]
 
-def identity(
+def which_table(
     both: pd.DataFrame, # from `side_by_side`
 ) -> dict: # paper, table, scale
     "Which table this is, and at which scale."
@@ -134,7 +134,7 @@ def coverage(
     results: pd.DataFrame, # from `read_results`
 ) -> pd.DataFrame: # one row a published table and scale
     "How many cells of each published table are done, at which scale, and how close they are."
-    return pd.DataFrame([identity(both) | score(both) for both in all_sides(results)])
+    return pd.DataFrame([which_table(both) | score(both) for both in all_sides(results)])
 
 
 # The same for each paper, with all its tables together, and for all papers, in the rows without one.

@@ -25,7 +25,7 @@ from noisy_course.training import Run, generator, run_epochs, unverified_mask, v
 # Every run in a result file says how long it took, and where. An epoch passes each training image forwards
 # and backwards, about three times the work of a forward pass, and each test image forwards; divided by
 # that, seconds from runs of different sizes can be compared.
-# training samples of Clothing1M's other parts
+# Clothing1M has parts with other numbers of training samples.
 CLOTHES = dict(clean_50k=50_000, real_and_clean_50k=1_050_000, real_then_clean_50k=1_050_000)
 SIZES = dict(mnist=(60_000, 10_000), fashion_mnist=(60_000, 10_000), cifar10=(50_000, 10_000),
              cifar100=(50_000, 10_000), imdb=(25_000, 25_000),
@@ -54,16 +54,15 @@ def recorded_speed(
                                  "seconds"]).fillna(dict(precision="fp32", first_epochs=0))
     runs = runs.assign(network=runs.network.fillna("").where(lambda n: n != "", runs.model),
                        epochs=runs.epochs + runs.first_epochs)
-    each = [seconds / work(dataset, samples, epochs)
-            for dataset, samples, epochs, seconds in runs[["dataset", "samples", "epochs",
-        "seconds"]].itertuples(index=False)]
+    columns = runs[["dataset", "samples", "epochs", "seconds"]].itertuples(index=False)
+    each = [seconds / work(dataset, samples, epochs) for dataset, samples, epochs, seconds in columns]
     return runs.assign(each=each).groupby(SPEED).each.median()
 
 
 # What a block will take is an extrapolation: from the same data and network if they have been run on this
 # machine, else from the same network on other data. And a network that never ran here? PyTorch can count
-# its arithmetic, and networks of a kind do about as much of it a second:
-# The shape of an input, and the number of classes:
+# its arithmetic, from the shape of an input and the number of classes, and networks of a kind do about as
+# much of it a second:
 SHAPES = dict(mnist=((28, 28), 10), fashion_mnist=((28, 28), 10), cifar10=((3, 32, 32), 10),
               cifar100=((3, 32, 32), 100), imdb=((400,), 2), clothing1m=((3, 224, 224), 14),
               imagenet=((3, 224, 224), 1000))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from noisy_course.basics import require
 from noisy_course.lab.grid import Block
-from noisy_course.lab.results import flaw, read_file, write_result, _git
+from noisy_course.lab.results import flaw, of_runs, read_file, write_result, _git
 
 
 # What comes back is checked
@@ -84,15 +84,9 @@ def import_results(
 
 def _imported(file, place):
     if why := fault(file): return "refused", why
-    rows = read_file(file)
-    known = _same_runs(read_file(place), rows) if place.exists() else rows[:0]
+    rows, ours = read_file(file), read_file(place) if place.exists() else None
+    known = rows[:0] if ours is None else ours[of_runs(ours, rows)].reset_index(drop=True)
     if known.equals(rows): return "there already", ""
     if len(known): return "refused", f"{place.parent.name} has another result of these runs"
     write_result(rows, place.parent)
     return "added", ""
-
-def _same_runs(ours, rows):
-    "Our rows of the runs that some rows are of."
-    run = ["method", "seed"]
-    same = pd.MultiIndex.from_frame(ours[run]).isin(pd.MultiIndex.from_frame(rows[run]))
-    return ours[same].reset_index(drop=True)

@@ -14,8 +14,8 @@ from noisy_course import data
 from noisy_course.basics import SETTING, atomic_write, pick, require
 from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
-from noisy_course.lab.comparison import (all_sides, findings, identity, published_tables, readable, reasons,
-    score, terminal_table, told)
+from noisy_course.lab.comparison import (all_sides, findings, published_tables, readable, reasons,
+    score, terminal_table, told, which_table)
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
 from noisy_course.lab.sections import curve_points, drawn, frame_table, plus_minus, section, training_curves
@@ -280,7 +280,7 @@ INTRO = ("Every cell of the published tables beside ours. Scales are never mixed
          "laptop minutes, paper is the paper's own protocol.")
 
 def _overview(sides):
-    frame = pd.DataFrame([identity(both) | score(both) for both in sides])
+    frame = pd.DataFrame([which_table(both) | score(both) for both in sides])
     said = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells"
             + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
     note = ("“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints "
@@ -294,7 +294,7 @@ def _overview(sides):
 def _by_block(sides):
     parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False)
              if part.our_n.notna().any()]
-    return pd.DataFrame([identity(part) | dict(table=block_title(*block)) | score(part)
+    return pd.DataFrame([which_table(part) | dict(table=block_title(*block)) | score(part)
                          for block, part in parts])
 
 

@@ -123,9 +123,16 @@ def joined(
     new: pd.DataFrame, # rows of the same block
 ) -> pd.DataFrame:
     "The rows of both; a run that both have is the new one's."
-    run = ["method", "seed"]
-    again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(new[run]))
+    again = of_runs(old, new)
     return pd.concat([old[~again], new], ignore_index=True) if not again.all() else new
+
+def of_runs(
+    rows: pd.DataFrame, # of a block
+    others: pd.DataFrame, # of the same block
+) -> np.ndarray: # of bool, one a row
+    "Which rows are of a run that the others have too."
+    run = ["method", "seed"]
+    return pd.MultiIndex.from_frame(rows[run]).isin(pd.MultiIndex.from_frame(others[run]))
 
 
 # Our results are rows

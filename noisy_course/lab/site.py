@@ -24,7 +24,7 @@ from noisy_course import data
 from noisy_course.basics import atomic_write, require
 from noisy_course.lab import comparison, protocols, report
 from noisy_course.lab.cells import ASSETS, block_title, named, published, setting_title
-from noisy_course.lab.comparison import all_sides, findings, identity, papers_table, published_tables
+from noisy_course.lab.comparison import all_sides, findings, papers_table, published_tables, which_table
 from noisy_course.lab.papers import FINDINGS, PAPERS, QUOTED, TABLES
 from noisy_course.lab.results import read_results, results_folder
 from noisy_course.lab.sections import drawn, frame_table
@@ -463,7 +463,7 @@ def by_table(
     "Each table at its scales."
     found = {}
     for both in sides:
-        paper, table, scale = identity(both).values()
+        paper, table, scale = which_table(both).values()
         found.setdefault((paper, table), {})[scale] = both
     return found
 
