@@ -67,7 +67,7 @@ RECIPE = Recipe(epochs=EPOCHS, batch_size=16, optimizer=partial(torch.optim.SGD,
 def outcome(method):
     "What a method makes of the pixels: its curves, the last predictions, an estimated T, labels that it found."
     dataset = pixels()
-    T = noise.symmetric(CLASSES, .4)
+    T = noise.random_simplex(CLASSES, .4, generator(0, "T"))
     run = Run(in_double(method), noise.corrupt(dataset.train_y, T, generator(0, "noise")), T, seed=0)
     trained = train(dataset, [run], small, RECIPE)
     curves = trained.curves[~trained.curves.metric.str.contains("seconds")]

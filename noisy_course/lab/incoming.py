@@ -13,8 +13,8 @@ from noisy_course.lab.results import flaw, of_runs, read_file, write_result, _gi
 # What comes back is checked
 
 # A result counts when it is whole, is what its name says, and can be traced. The name ends in a hash of the
-# definition; the rows hold the definition; so the name can be made again from the rows. (A result of an
-# older definition gives another name, and is refused too.)
+# setting; the rows hold the setting; so the name can be made again from the rows. (A result of an older
+# recipe or engine gives another name, and is refused too.)
 def defined_block(
     rows: pd.DataFrame, # of a result file
 ) -> Block:
