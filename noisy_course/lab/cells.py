@@ -121,11 +121,9 @@ def differ(
     n2, # their numbers of runs
 ) -> np.ndarray: # of bool; False where a spread is unknown
     "Whether a difference's 95 % interval leaves out 0: Welch's, or a normal one where a side is one run."
-    p, *numbers = welch(mean1, spread1, n1, mean2, spread2, n2), *_sample(mean1, spread1, n1,
-        "1"), *_sample(mean2, spread2, n2, "2")
-    with np.errstate(all="ignore"):
-        z = (np.abs(numbers[0] - numbers[3])
-             / np.sqrt(numbers[1] ** 2 / numbers[2] + numbers[4] ** 2 / numbers[5]))
+    p = welch(mean1, spread1, n1, mean2, spread2, n2)
+    mean1, spread1, n1, mean2, spread2, n2 = map(np.asarray, (mean1, spread1, n1, mean2, spread2, n2))
+    with np.errstate(all="ignore"): z = abs(mean1 - mean2) / np.sqrt(spread1**2 / n1 + spread2**2 / n2)
     return np.where(np.isnan(p), z > norm.ppf(.975), p < .05)
 
 RULES = dict(paper=apart, our=differ)
@@ -229,14 +227,14 @@ def same_runs(
 ) -> dict: # method → the other one, which a table names first
     "The methods whose curves are another's, bit for bit, in all settings, noisy ones among them."
     curves = results[results.metric.isin(["test_accuracy", "valid_loss"])]
-    runs = curves.groupby([*SETTING, "method", "seed"],
-                          sort=False).value.agg(lambda v: hash(v.to_numpy().tobytes()))
-    cells = runs.unstack("seed").apply(tuple, axis=1).unstack("method") if len(runs) else pd.DataFrame()
-    noisy = cells[cells.index.get_level_values("noise") != "none"] if len(cells) else cells
-    same = lambda a, b: (both := noisy[[a, b]].dropna()).shape[0] > 0 and (cells[a]
-        == cells[b])[cells[[a, b]].notna().all(axis=1)].all()
-    names = [m for m in curves.method.unique() if m in cells]
-    return {b: a for a, b in reversed([*combinations(names, 2)]) if same(a, b)}
+    run = ["noise", *SETTING, "seed"]
+    runs = {method: {key: part.value.to_numpy().tobytes() for key, part in own.groupby(run)}
+            for method, own in curves.groupby("method", sort=False)}
+    def same(one, other):
+        shared = runs[one].keys() & runs[other].keys()
+        noisy = any(noise != "none" for noise, *_ in shared)
+        return noisy and all(runs[one][key] == runs[other][key] for key in shared)
+    return {other: one for one, other in reversed([*combinations(runs, 2)]) if same(one, other)}
 
 
 # Does the order hold?

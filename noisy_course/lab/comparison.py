@@ -82,8 +82,8 @@ def reasons(
 ) -> pd.DataFrame: # one row a far cell and variant: variant, mean, std, n, moved, left
     "What moved the cells that differ by more than some points, and how far."
     far = far_cells(both, points)[[*CELL, "paper_mean", "our_mean", "difference"]]
-    tried = _variants(results, *both[["paper", "table", "scale", "metric"]].iloc[0])[[*CELL, "variant",
-        "mean", "std", "n"]]
+    tried = _variants(results, *both[["paper", "table", "scale", "metric"]].iloc[0])
+    tried = tried[[*CELL, "variant", "mean", "std", "n"]]
     both = far.merge(tried, how="left", on=CELL)
     return both.assign(moved=both["mean"] - both.our_mean, left=both["mean"] - both.paper_mean)
 

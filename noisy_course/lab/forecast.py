@@ -110,8 +110,8 @@ def seconds_each(
 ) -> tuple: # (seconds a sample, nan if nothing ever ran here; whether they come from other networks)
     "How fast a block's network is on a machine, by what was recorded there."
     network = block.network or block.model
-    here = speed[[k[2:] == (block.precision, machine) for k in speed.index]].droplevel(["precision",
-        "machine"])
+    here = speed[[k[2:] == (block.precision, machine) for k in speed.index]]
+    here = here.droplevel(["precision", "machine"])
     same = here[[n == network for _, n in here.index]]
     if len(same): return same.get((block.dataset, network), same.median()), False
     costs = [arithmetic(*k) if k[0] in SHAPES and k != ("cifar10", "mlp") else np.nan for k in here.index]

@@ -302,8 +302,8 @@ def _stage(staged, kept, python, machine):
 
 def _tell(folder, kept, pack):
     shutil.copy(SCRIPT, folder / "run.py")
-    (folder / "plan.json").write_text(json.dumps({block.name: parameters(block, "", "") for block in kept},
-        indent=1))
+    planned = {block.name: parameters(block, "", "") for block in kept}
+    (folder / "plan.json").write_text(json.dumps(planned, indent=1))
     with atomic_write(folder / "pack.json") as part: part.write_text(json.dumps(pack, indent=1))
 
 def _least_torch():
@@ -374,8 +374,9 @@ def _start(block, results, running, bar, ends):
     log = results / "logs" / f"{block.name}.log"
     log.parent.mkdir(exist_ok=True)
     with open(log, "w") as said:
-        running[block.name] = subprocess.Popen([sys.executable, "-c", TRAIN, str(results / "plan.json"),
-            block.name], stdout=said, stderr=said, start_new_session=True, preexec_fn=_hearing)
+        command = [sys.executable, "-c", TRAIN, str(results / "plan.json"), block.name]
+        running[block.name] = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True,
+                                               preexec_fn=_hearing)
 
 def _hearing():
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -44,8 +44,8 @@ def fault(
 
 # Whole means: each method with each seed, each of its epochs and each accuracy that a table may report,
 # once; and accuracies are percentages. (A loss may be infinite, for some runs diverge.)
-REPORTED, EVERY_EPOCH = ("accuracy", "accuracy_last"), ("train_loss", "valid_loss", "valid_accuracy",
-    "test_accuracy")
+REPORTED = "accuracy", "accuracy_last"
+EVERY_EPOCH = "train_loss", "valid_loss", "valid_accuracy", "test_accuracy"
 
 def _gaps(rows, block):
     keys, there = ["method", "seed", "metric", "epoch"], rows.assign(epoch=rows.epoch.fillna(0).astype(int))
