@@ -22,8 +22,15 @@ LSTM_ADAGRAD = partial(torch.optim.Adagrad, lr=.001, eps=1e-6)
 IMAGE_NOISE = (("none", 0.), ("symmetric", .2), ("asymmetric", .2), ("asymmetric", .6))
 IMDB_NOISE = (("none", 0.), ("symmetric", .1), ("asymmetric", .1), ("asymmetric", .4))
 
+# On MNIST we follow the authors' code, which made the printed table; the text gives another dropout, and no
+# clip of probabilities. On a laptop the step is three times as large, in about a quarter of the epochs. That
+# was chosen by cross-entropy without noise alone, which reports 97.9 % in the paper. Ours, mean of 3 runs: in
+# 11 epochs 97.28, 97.66, 97.70 and 97.75 % with steps of .01, .015, .02 and .03; in 8 epochs at most 97.50.
+CODE, TEXT = dict(dropout=.2, clip=1e-7), dict(dropout=.5, clip=0.)
+
 PATRINI = (
-    Part("mnist", "mlp", IMAGE_NOISE, Recipe(epochs=40), usual=dict(dropout=.5)),
+    Part("mnist", "mlp", IMAGE_NOISE, Recipe(epochs=40), usual=CODE,
+         laptop=dict(seeds=3, epochs=11, usual=CODE | dict(lr=.03))),
     Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, runs_at_once=1), usual=dict(dropout=.8),
          laptop=dict(samples=5000)),
     Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, runs_at_once=1),
@@ -35,7 +42,7 @@ PATRINI = (
 
 
 # Table 2 has all ten methods. Figure 1 has cross-entropy and its corrections over the rate of asymmetric
-# noise. The third grid is ours: what may explain differences, the numbers of the authors' code among them.
+# noise. The others are ours: MNIST as the text has it, and what each single difference from the code does.
 TEN = tuple(loss_correction.METHODS)
 CORRECTIONS = ("cross_entropy", "backward", "backward_estimated", "forward", "forward_estimated")
 BACKWARD, ESTIMATED = ("backward", "backward_estimated"), ("backward_estimated", "forward_estimated")
@@ -43,11 +50,12 @@ BACKWARD, ESTIMATED = ("backward", "backward_estimated"), ("backward_estimated",
 def _rates(part):
     return tuple(("asymmetric", round(.1 * k, 1)) for k in range(5 if part.dataset == "imdb" else 8))
 
-TABLES = {"table2": Grid(PATRINI, (({}, TEN),)),
-          "figure1": Grid(tuple(replace(part, noises=_rates(part)) for part in PATRINI),
-                          (({}, CORRECTIONS),)), "ablation": Grid((replace(PATRINI[0], seeds=2),),
-    ((dict(dropout=.2, clip=1e-7), TEN), (dict(dropout=.2), TEN), (dict(percentile=100.), ESTIMATED),
-     (dict(clip=1e-7), BACKWARD))), "code": Grid(PATRINI[:1], ((dict(dropout=.2, clip=1e-7), TEN),))}
+TABLES = {
+    "table2": Grid(PATRINI, (({}, TEN),)),
+    "figure1": Grid(tuple(replace(part, noises=_rates(part)) for part in PATRINI), (({}, CORRECTIONS),)),
+    "text": Grid(PATRINI[:1], ((TEXT, TEN),)),
+    "ablation": Grid((replace(PATRINI[0], seeds=2),), (
+        (dict(clip=0.), TEN), (dict(dropout=.5), BACKWARD), (TEXT | dict(percentile=100.), ESTIMATED)))}
 
 
 # What the paper concludes
