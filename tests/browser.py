@@ -141,7 +141,7 @@ class Browser:
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
 
-    def said(self):
+    def messages(self):
         """Errors of the console, requests that failed, and requests for anything but a file
         or data of the page itself."""
         for e in self.events:
@@ -167,7 +167,8 @@ class Browser:
         self.see("new Promise(r => setTimeout(r, 20))")
         outside = [f"leaves the folder: {url[:100]}" for url in self.asked_for()
                    if not url.startswith((root.resolve().as_uri() + "/", "data:", "blob:", "about:"))]
-        return [f"{path.relative_to(root)} at {width}: {fault}" for fault in [*self.said(), *outside, *found]]
+        return [f"{path.relative_to(root)} at {width}: {fault}"
+                for fault in [*self.messages(), *outside, *found]]
 
     def picture(self, file, full=False):
         import base64

@@ -14,7 +14,7 @@ def width(text, size):
 
 def hexa(rgb): return "#" + "".join(f"{round(float(c)):02x}" for c in rgb.strip("rgb()").split(","))
 
-def numbers(values):
+def decoded(values):
     "An array as plotly stores it: a list, or bytes in base 64."
     if not isinstance(values, dict): return np.array(values, dtype=float)
     import base64
@@ -33,7 +33,7 @@ def cells(trace, layout):
     if trace["type"] != "heatmap" or not (trace.get("texttemplate") or trace.get("text")): return
     axis = (layout.get("coloraxis", {}) if trace.get("coloraxis")
             else dict(cmin=trace["zmin"], cmax=trace["zmax"], colorscale=trace["colorscale"]))
-    share = np.clip((numbers(trace["z"]).ravel() - axis["cmin"]) / (axis["cmax"] - axis["cmin"]), 0, 1)
+    share = np.clip((decoded(trace["z"]).ravel() - axis["cmin"]) / (axis["cmax"] - axis["cmin"]), 0, 1)
     color = trace.get("textfont", {}).get("color", "#444444")
     for s in np.unique(share[np.isfinite(share)].round(2)):
         ground = hexa(sample_colorscale(axis["colorscale"], [float(s)])[0])
@@ -62,7 +62,7 @@ def captions(fig):
     "Captions below images that are wider than an image, or higher than the space below it."
     if [trace["type"] for trace in fig["data"]] != ["image", "scatter"]: return
     layout, trace = fig["layout"], fig["data"][1]
-    x, y = numbers(trace["x"]), numbers(trace["y"])
+    x, y = decoded(trace["x"]), decoded(trace["y"])
     gaps = np.diff(np.unique(x.round(3)))
     scale = ((layout["width"] - layout["margin"]["l"] - layout["margin"]["r"])
              / (gaps.min() * len(np.unique(x.round(3))) if len(gaps) else layout["width"]))

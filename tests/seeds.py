@@ -60,7 +60,7 @@ def shift(offset):
     np.random.default_rng = lambda seed=None: numpy_rng(moved(seed))
 
 
-# Checks that are told and passed over
+# Checks that are recorded and passed over
 
 class Checks(ast.NodeTransformer):
     """Of a cell's asserts and `test_…` calls, outside functions, makes `_seeds.check(source, lambda: …)`,
@@ -110,8 +110,8 @@ class Watch:
     "What the checks of a kernel tell, a line each, in a file."
     def __init__(self, file): self.file, self.cell = file, 0
 
-    def tell(self, **said):
-        with open(self.file, "a") as f: f.write(json.dumps(said | dict(cell=self.cell)) + "\n")
+    def record(self, **outcome):
+        with open(self.file, "a") as f: f.write(json.dumps(outcome | dict(cell=self.cell)) + "\n")
 
     def note(self, difference, *sides):
         try:
@@ -134,8 +134,8 @@ class Watch:
         self.margins, self.values = [], []
         try: ok, error = holds(), ""
         except Exception as e: ok, error = False, repr(e)[:300]
-        self.tell(check=source, ok=bool(ok), error=error, margin=min(self.margins, default=None),
-                  values=str(self.values)[:200])
+        self.record(check=source, ok=bool(ok), error=error, margin=min(self.margins, default=None),
+                    values=str(self.values)[:200])
 
 def begin(offset, file):
     "What the first cell of a copy runs."
@@ -160,13 +160,13 @@ def execute(notebook, offset, threads=1, arithmetic="native", keep=None):
             OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         NotebookClient(nb, timeout=None, allow_errors=True,
                        resources=dict(metadata=dict(path=notebook.parent))).execute(env=env)
-        said = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if keep: Path(keep).mkdir(parents=True, exist_ok=True)
     if keep: nbformat.write(nb, Path(keep)/f"{notebook.stem}_{offset}_{threads}_{arithmetic}.ipynb")
     ran = [i - 1 for i, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
     errors = [dict(cell=i - 1, check="the cell itself", ok=False, error=f"{o.ename}: {o.evalue}"[:300])
               for i, cell in enumerate(nb.cells) for o in cell.get("outputs", []) if o.output_type == "error"]
-    rows = pd.DataFrame([s | dict(cell=ran[s["cell"]]) for s in said] + errors,
+    rows = pd.DataFrame([s | dict(cell=ran[s["cell"]]) for s in records] + errors,
                         columns=["cell", "check", "ok", "error", "margin", "values"])
     return rows.assign(chapter=notebook.stem, offset=offset, threads=threads, arithmetic=arithmetic)
 
@@ -195,11 +195,11 @@ def main(argv=None):
     parser.add_argument("--arithmetic", nargs="+", choices=ARITHMETIC, default=["native"])
     parser.add_argument("--save", help="a parquet file to which the rows of all runs go")
     parser.add_argument("--keep", help="a folder for the executed copies")
-    said = parser.parse_args(argv)
-    runs = itertools.product(said.chapters, said.offsets, said.threads, said.arithmetic)
-    rows = pd.concat([execute(ROOT/"nbs"/f"{chapter}.ipynb", *run, said.keep) for chapter, *run in runs],
+    args = parser.parse_args(argv)
+    runs = itertools.product(args.chapters, args.offsets, args.threads, args.arithmetic)
+    rows = pd.concat([execute(ROOT/"nbs"/f"{chapter}.ipynb", *run, args.keep) for chapter, *run in runs],
                      ignore_index=True)
-    if said.save: rows.to_parquet(said.save)
+    if args.save: rows.to_parquet(args.save)
     with pd.option_context("display.width", 240, "display.max_colwidth", 110, "display.max_rows", None):
         print(fragile(summary(rows)))
     return int(not rows.ok.all())

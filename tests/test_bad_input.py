@@ -282,7 +282,7 @@ def methods(module, name):
     made, here = getattr(module, name), f"{name}."
     found = {n: f for n, f in vars(made).items()
              if inspect.isfunction(f) and (n == "__call__" or not n.startswith("_"))}
-    def bound(n): return lambda **given: getattr(made(**good(name)), n)(**given)
+    def bound(n): return lambda **kwargs: getattr(made(**good(name)), n)(**kwargs)
     for n, f in found.items():
         call = bound(n)
         call.__signature__ = inspect.Signature(list(inspect.signature(f).parameters.values())[1:])
@@ -438,22 +438,23 @@ CASES = [(name, a, word) for name in PUBLIC for a, (kind, value, default) in arg
 def clear(error, a, value):
     "Whether an error names the argument, or the file that it is."
     if f"expected the columns [{value!r}]" in str(error): return True
-    said = str(error).split("\n")[0][:300]
+    message = str(error).split("\n")[0][:300]
     file = isinstance(value, str) and re.search(rf"(^|[\b/']){re.escape(value)}\b", str(error))
     if isinstance(error, OSError): return bool(file)
     return (isinstance(error, (ValueError, TypeError))
-            and bool(file or re.search(rf"\b{a.removeprefix('soft_')}\b", said)))
+            and bool(file or re.search(rf"\b{a.removeprefix('soft_')}\b", message)))
 
 def outcome(name, a, word):
     "What comes of a bad value: named, obscure or silent."
     kind, value, _ = arguments(name)[a]
-    given = good(name) | {a: dict(bad(kind, value))[word]}
+    kwargs = good(name) | {a: dict(bad(kind, value))[word]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            got = PUBLIC[name](**given)
+            got = PUBLIC[name](**kwargs)
             if inspect.isgenerator(got): list(got)
-        except Exception as error: return "named" if clear(error, a, given[a]) else f"obscure: {error!r:.150}"
+        except Exception as error:
+            return "named" if clear(error, a, kwargs[a]) else f"obscure: {error!r:.150}"
     return "silent"
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -66,20 +66,20 @@ BAD = {"any frame": [None, 3, "x", [1]], FRAME: [None, 3, "x", [1], ROWS[[]], {}
 FINE = {(cells.cell_means, "metric", "'no such thing'"),
         *((f, mean, "-1000000000.0") for f in (cells.welch, cells.apart) for mean in ("mean1", "mean2")),
         (grid.plan, "dataset", "None")}
-CASES = [(f, a, wrong) for f, given in CALLS.items() for a, (kind, _) in given.items()
+CASES = [(f, a, wrong) for f, arguments in CALLS.items() for a, (kind, _) in arguments.items()
          for wrong in BAD[kind] if (f, a, repr(wrong)) not in FINE]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "_execute", lambda given, where: None)
+    monkeypatch.setattr(job, "_execute", lambda parameters, where: None)
 
 def outcome(f, a, wrong):
     "What comes of a bad value: named, obscure or silent."
-    given = {name: value for name, (_, value) in CALLS[f].items()} | {a: wrong}
+    arguments = {name: value for name, (_, value) in CALLS[f].items()} | {a: wrong}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try: f(**given)
+        try: f(**arguments)
         except (ValueError, TypeError) as error:
             return ("named" if re.search(rf"\b{a}\b", str(error).split("\n")[0][:200])
                     else f"obscure: {error!r:.150}")

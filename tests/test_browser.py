@@ -66,13 +66,13 @@ BAD = dict(
 
 @pytest.mark.parametrize("name", BAD)
 def test_each_fault_is_seen(browser, tmp_path, name):
-    body, said = BAD[name]
+    body, expected = BAD[name]
     (tmp_path/"outside.png").write_bytes(b"")
     page = tmp_path/"folder/page.html"
     page.parent.mkdir()
     page.write_text(f"<!DOCTYPE html><title>x</title><body><main><p>Text.</p>{body}</main></body>",
                     encoding="utf-8")
-    assert any(said in fault for fault in browser.faults(page, 390, page.parent))
+    assert any(expected in fault for fault in browser.faults(page, 390, page.parent))
 
 def test_a_sound_page_has_no_fault(browser, tmp_path):
     (tmp_path/"page.html").write_text(

@@ -38,10 +38,10 @@ def own(f):
 
 def called(f, z=Z, target=Y, **more):
     "A loss of logits; NNAQC sees twice as large ones above its layer."
-    given = own(f) | more
-    if "noisy_logits" in inspect.signature(f).parameters: given = dict(noisy_logits=2 * z) | given
+    arguments = own(f) | more
+    if "noisy_logits" in inspect.signature(f).parameters: arguments = dict(noisy_logits=2 * z) | arguments
     label = "soft_target" if "soft_target" in inspect.signature(f).parameters else "target"
-    return f(z, **{label: target}, **given)
+    return f(z, **{label: target}, **arguments)
 
 def defined(module):
     "What a module defines itself."

@@ -335,9 +335,9 @@ def test_a_missing_file_says_which_files_go_where(tmp_path):
     (tmp_path/"FashionMNIST/raw/train-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load("fashion_mnist", tmp_path, download=False, check=False)
-    for said in ("fashion_mnist is not here", "FashionMNIST/raw/train-labels-idx1-ubyte", str(tmp_path),
+    for part in ("fashion_mnist is not here", "FashionMNIST/raw/train-labels-idx1-ubyte", str(tmp_path),
                  "settings.ini"):
-        assert said in str(error.value)
+        assert part in str(error.value)
 
 
 def test_mnist_needs_nothing():

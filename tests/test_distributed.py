@@ -276,9 +276,10 @@ def test_a_block_on_two_devices(tmp_path):
     data = job.block_data(block())
     runs = job.block_runs(block(), data)
     expected = job.result_rows(block(), data, runs, job.train_block(block(), data, runs))
-    numbers = (lambda rows: rows[~rows.metric.str.contains("seconds")]
-               .set_index(["method", "metric", "epoch"]).value)
-    pd.testing.assert_series_equal(numbers(rows), numbers(expected), rtol=1e-4, atol=1e-4)
+    def values(rows):
+        rows = rows[~rows.metric.str.contains("seconds")]
+        return rows.set_index(["method", "metric", "epoch"]).value
+    pd.testing.assert_series_equal(values(rows), values(expected), rtol=1e-4, atol=1e-4)
     assert rows.device.unique().tolist() == ["cpu,cpu"] and rows.machine.equals(expected.machine)
     assert rows.epoch_chosen.equals(expected.epoch_chosen)
     assert json.loads((tmp_path / "progress" / f"{block().name}.json").read_text()) == [4, 4]

@@ -140,12 +140,13 @@ def test_a_killed_run_goes_on_with_its_weights(tmp_path):
 
 def test_beliefs_of_right_and_wrong_labels():
     p = torch.full((len(NOISY), 4), .1).scatter_(1, DATA.train_y[:, None], .7)
-    told = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], NOISY), {}, lambda which: p, DATA))
-    assert told == dict(belief_right=pytest.approx(.7), belief_wrong=pytest.approx(.1))
+    beliefs = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], NOISY), {},
+                                        lambda which: p, DATA))
+    assert beliefs == dict(belief_right=pytest.approx(.7), belief_wrong=pytest.approx(.1))
     outside = replace(DATA, extra=dict(train_outside=torch.ones_like(NOISY, dtype=torch.bool)))
-    told = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], DATA.train_y), {},
-                                     lambda which: p, outside))
-    assert math.isnan(told["belief_right"]) and told["belief_wrong"] == pytest.approx(.7)
+    beliefs = gce.beliefs(TrainingState(1, Run(gce.METHODS["truncated_gce"], DATA.train_y), {},
+                                        lambda which: p, outside))
+    assert math.isnan(beliefs["belief_right"]) and beliefs["belief_wrong"] == pytest.approx(.7)
 
 def test_the_best_network_may_be_the_most_accurate():
     runs = [Run(Method("cross_entropy", cross_entropy), NOISY, T, seed) for seed in range(3)]

@@ -105,10 +105,11 @@ def test_the_module_is_the_function():
 @given(N=st.integers(1, 30), C=st.integers(2, 6), top=st.integers(0, 35), seed=st.integers(0, 99))
 def test_hard_updates(N, C, top, seed):
     y, p = sample((N,), C, seed)[1], soft((N,), C, seed)
-    new, said = update_hard(y, p, top), p.argmax(-1)
+    new, predicted = update_hard(y, p, top), p.argmax(-1)
     changed = new != y
-    assert torch.equal(new[changed], said[changed]) and changed.sum() == min(top or N, (said != y).sum())
-    left, surprise = (said != y) & ~changed, -p.gather(1, y[:, None])[:, 0].log()
+    assert torch.equal(new[changed], predicted[changed])
+    assert changed.sum() == min(top or N, (predicted != y).sum())
+    left, surprise = (predicted != y) & ~changed, -p.gather(1, y[:, None])[:, 0].log()
     if changed.any() and left.any(): assert surprise[changed].min() >= surprise[left].max()
 
 def test_certainty():
@@ -138,7 +139,7 @@ LABELS = noise.corrupt(DATA.train_y, T, Generator().manual_seed(1))
 RECIPE = Recipe(epochs=14, batch_size=32, optimizer=partial(sgd, lr=.05))
 
 def by_hand(run, recipe, start, alpha, beta, stop=0):
-    "Algorithm 1 as anyone would write it: one network, a list of what was said."
+    "Algorithm 1 as anyone would write it: one network, a list of what was predicted."
     net, order = network(run.stream("network")), run.stream("order")
     rows, _ = split(len(run.labels), .1, run.stream("split"))
     optimizer, x = sgd(net.parameters(), lr=.05), DATA.normalise(DATA.train_x)
@@ -260,19 +261,19 @@ def test_selecting_by_clean_labels():
 def test_recovery_counts_the_training_part():
     trained = train(DATA, [Run(ALL[-1], LABELS)], network, RECIPE)
     state = trained.training_state(0)
-    said = state.probabilities("last").argmax(1)
+    predicted = state.probabilities("last").argmax(1)
     assert recovery(state)["recovery_last"] == pytest.approx(
-        100 * (said == DATA.train_y)[state.train_rows].double().mean().item())
+        100 * (predicted == DATA.train_y)[state.train_rows].double().mean().item())
     assert labels_found(state) == recovery(state)
 
 def test_numbers_reach_the_methods():
-    numbers = dict(alpha=.3, beta=.2, label_start=5, label_stop=9, top=7)
-    soft_, hard = (protocols.method(name, numbers)
+    hyperparameters = dict(alpha=.3, beta=.2, label_start=5, label_stop=9, top=7)
+    soft_, hard = (protocols.method(name, hyperparameters)
                    for name in ("joint_optimization", "joint_hard_optimization"))
     assert soft_.first_stage.hyperparameters == dict(start=5, stop=9, alpha=.3, beta=.2,
                                                      top=None, uniform=True)
     assert hard.first_stage.hyperparameters["top"] == 7
-    assert protocols.method("joint_labels", numbers).hyperparameters["start"] == 5
+    assert protocols.method("joint_labels", hyperparameters).hyperparameters["start"] == 5
     run = Run(METHODS["joint_labels"], torch.tensor([0, 0, 1]))
     prior = (lambda name: protocols.method("joint_labels", dict(prior=name))
              .hook("run_state")(run, 2)["prior"].tolist())

@@ -286,8 +286,8 @@ def test_methods_are_the_tables_ten():
     z, y = sample(0, 2, 4)
     T = T5.expand(2, C, C)
     for method in lc.METHODS.values():
-        given = method.loss_arguments(T) if method.loss_arguments else {}
-        assert method.hook("loss")(z, y, reduction="none", **given).shape == (2, 4)
+        arguments = method.loss_arguments(T) if method.loss_arguments else {}
+        assert method.hook("loss")(z, y, reduction="none", **arguments).shape == (2, 4)
 
 
 # ---------------------------------------------------------------- the estimator

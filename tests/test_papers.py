@@ -64,10 +64,10 @@ def test_papers_come_in_the_order_of_the_chapters():
 def test_a_wrong_value_is_refused_by_name(what, name, value):
     with pytest.raises(ValueError, match=rf"^{name}(\['\w+'\])?: expected "): replace(what, **{name: value})
 
-@pytest.mark.parametrize("kind, given",
+@pytest.mark.parametrize("kind, wrong",
                          [(Part, dict(netwrok="mlp")), (Grid, dict(part=())), (Paper, dict(tabels={}))])
-def test_a_wrong_key_is_refused_by_name(kind, given):
-    with pytest.raises(TypeError, match=next(iter(given))): kind(**given)
+def test_a_wrong_key_is_refused_by_name(kind, wrong):
+    with pytest.raises(TypeError, match=next(iter(wrong))): kind(**wrong)
 
 def test_a_paper_can_say_all_of_it():
     paper = Paper(title="Mine", tables=dict(two=GRID), findings=dict(two=[CLAIM]),

@@ -302,7 +302,7 @@ def test_bad_arguments_are_named(name, argument, k):
         PUBLIC[name](**given_)
 
 def test_every_argument_of_a_verb_is_tried_badly():
-    "A new argument must be in WRONG, or be told here why not."
+    "A new argument must be in WRONG, or in the list of those that need not."
     free = {"signed", "log_x", "log_y"} # truth values, of which any object has one
     assert {p for name, f in PUBLIC.items() if name != "method_styles"
             for p in inspect.signature(f).parameters} - free <= set(WRONG)

@@ -39,11 +39,11 @@ def test_every_network_is_measured_in_both_precisions(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "peak_rate", lambda device: 1e11)
     monkeypatch.setattr(speed, "_timed", lambda steps, n, device: float(next(steps) is not None) + .01)
     monkeypatch.setattr(speed, "sweep_seconds",
-                        lambda *given, **named: dict(network="mlp, 200 runs", precision=named["precision"],
+                        lambda *args, **kwargs: dict(network="mlp, 200 runs", precision=kwargs["precision"],
                                                      engine=1., plain=2., ratio=2., share=.1))
     monkeypatch.setattr(speed, "coloured_noise", lambda n, made=speed.coloured_noise: made(200))
     found = speed.bench_gpu("cpu", tmp_path / "bench_gpu.json")
     assert found.network.tolist() == 2 * [*NETWORKS[:2], "mlp, 200 runs"]
     assert found.precision.tolist() == 3 * ["fp32"] + 3 * ["bf16"]
-    said = json.loads((tmp_path / "bench_gpu.json").read_text())
-    assert len(said["rows"]) == 6 and {"machine", "torch", "commit", "device"} <= set(said)
+    written = json.loads((tmp_path / "bench_gpu.json").read_text())
+    assert len(written["rows"]) == 6 and {"machine", "torch", "commit", "device"} <= set(written)

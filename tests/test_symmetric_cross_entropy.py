@@ -130,8 +130,8 @@ def test_bad_input(call, message):
 def test_class_accuracy_and_confidence():
     y, test_y = torch.arange(12) % 3, torch.arange(6) % 3
     data = Dataset("toy", torch.zeros(12, 1), y, torch.ones(6, 1), test_y, tuple("abc"))
-    said = {0.: torch.eye(3, dtype=F64)[y] * .7 + .1, 1.: torch.eye(3, dtype=F64)[[0, 1, 0, 0, 2, 0]]}
-    look = lambda which, inputs=None: said[0. if inputs is None else inputs[0].item()]
+    predicted = {0.: torch.eye(3, dtype=F64)[y] * .7 + .1, 1.: torch.eye(3, dtype=F64)[[0, 1, 0, 0, 2, 0]]}
+    look = lambda which, inputs=None: predicted[0. if inputs is None else inputs[0].item()]
     labels = torch.where(torch.arange(12) < 3, (y + 1) % 3, y)
     state = TrainingState(1, Run(sce.METHODS["d2l"], labels), {}, look, data)
     assert sce.class_accuracy(state) == dict(class_0=100, class_1=50, class_2=0)
@@ -139,8 +139,8 @@ def test_class_accuracy_and_confidence():
 
 def test_true_positives():
     y = torch.tensor([0, 0, 1, 1, 2, 2])
-    said = torch.eye(3)[[0, 1, 1, 1, 1, 0]]
-    state = TrainingState(1, Run(sce.METHODS["d2l"], y), {}, lambda which: said,
+    predicted = torch.eye(3)[[0, 1, 1, 1, 1, 0]]
+    state = TrainingState(1, Run(sce.METHODS["d2l"], y), {}, lambda which: predicted,
                           Dataset("toy", torch.zeros(6, 1), y, torch.zeros(1, 1), y[:1], tuple("abc")))
     assert sce.true_positives(state) == dict(predicted_0=2, predicted_1=4, predicted_2=0, correct_0=1,
                                              correct_1=2, correct_2=0)
@@ -159,10 +159,10 @@ def test_a_map_keeps_apart_what_the_last_layer_keeps_apart():
     data = toy(80)
     trained = train(data, [Run(Method("cross_entropy", cross_entropy), data.train_y)], network,
                     Recipe(epochs=30, batch_size=16, optimizer=partial(torch.optim.Adam, lr=1e-2)))
-    numbers = sce.embedding(trained.training_state(0), 40)
-    places = torch.tensor([[numbers[f"tsne_{c}[{i}]"] for c in "xy"] for i in range(40)])
-    assert len(numbers) == 121 and [numbers[f"tsne_class[{i}]"] for i in range(40)] == data.test_y.tolist()
-    assert numbers["same_class_neighbours"] > .7 and sce.same_class_neighbours(places, data.test_y, 5) > .7
+    metrics = sce.embedding(trained.training_state(0), 40)
+    places = torch.tensor([[metrics[f"tsne_{c}[{i}]"] for c in "xy"] for i in range(40)])
+    assert len(metrics) == 121 and [metrics[f"tsne_class[{i}]"] for i in range(40)] == data.test_y.tolist()
+    assert metrics["same_class_neighbours"] > .7 and sce.same_class_neighbours(places, data.test_y, 5) > .7
 
 
 # D2L

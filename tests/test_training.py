@@ -54,14 +54,14 @@ def run(method, seed=0, **changes):
 def fit(runs, recipe=RECIPE, build=network, data=DATA, **more):
     return train(data, runs, build, recipe, **more)
 
-def numbers(trained, i):
+def outcome(trained, i):
     "All that a run's training gave, times aside."
     curve = trained.curves[lambda rows: (rows.run == i) & ~rows.metric.str.contains("seconds")]
     weights = [trained.module(i, which).state_dict() for which in ("best", "last")]
     return curve.value.to_numpy(), [v.numpy() for state in weights for v in state.values()]
 
 def assert_same(a, i, b, j):
-    (curve_a, weights_a), (curve_b, weights_b) = numbers(a, i), numbers(b, j)
+    (curve_a, weights_a), (curve_b, weights_b) = outcome(a, i), outcome(b, j)
     np.testing.assert_array_equal(curve_a, curve_b)
     for one, other in zip(weights_a, weights_b, strict=True): np.testing.assert_array_equal(one, other)
 
@@ -118,7 +118,7 @@ def test_with_augmentation_together_as_alone():
     runs, recipe = [run("cross_entropy", 0), run("savage", 1)], replace(RECIPE, augment=random_flip)
     together = fit(runs, recipe)
     for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe), 0)
-    assert not np.array_equal(numbers(together, 0)[0], numbers(fit(runs), 0)[0])
+    assert not np.array_equal(outcome(together, 0)[0], outcome(fit(runs), 0)[0])
 
 def test_the_same_run_twice():
     one = run("forward")
@@ -142,7 +142,7 @@ def test_what_is_watched_is_recorded_and_changes_nothing():
     for i in range(2):
         assert values(watched, i, "twice") == [2. * e for e in range(1, RECIPE.epochs + 1)]
         assert set(values(watched, i, "wrong")) == {(runs[i].labels != DATA.train_y).double().mean().item()}
-        for one, other in zip(numbers(usual, i)[1], numbers(watched, i)[1], strict=True):
+        for one, other in zip(outcome(usual, i)[1], outcome(watched, i)[1], strict=True):
             np.testing.assert_array_equal(one, other)
     assert sorted(seen) == [(s, e, (len(DATA.train_y), C)) for s in (0, 1)
                             for e in range(1, RECIPE.epochs + 1)]
@@ -405,7 +405,7 @@ def test_three_stages_are_three_trainings():
     begun = fit([replace(run(TUNE), init_state=start)], data=TWO_KINDS)
     assert_same(trained, 0, begun, 0)
     assert_same(trained.first_stage(0), 0, second, 0)
-    assert not np.array_equal(numbers(trained, 0)[0], numbers(tune([run(TUNE)]), 0)[0])
+    assert not np.array_equal(outcome(trained, 0)[0], outcome(tune([run(TUNE)]), 0)[0])
 
 def test_a_network_goes_on_where_the_first_was_best():
     still = replace(RECIPE, optimizer=partial(torch.optim.SGD, lr=0.), first_stage=replace(RECIPE, epochs=12))
@@ -440,7 +440,7 @@ def test_first_runs_are_shared_only_where_they_are_the_same():
                   for rate in (.1, .6)], [run("forward_estimated", init_state=start) for start in starts]):
         together = fit(runs)
         for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
-        assert not np.array_equal(numbers(together, 0)[0], numbers(together, 1)[0])
+        assert not np.array_equal(outcome(together, 0)[0], outcome(together, 1)[0])
 
 def test_a_run_knows_all_before_it():
     trained = tune([run(THREE), run("savage")])
@@ -473,7 +473,7 @@ def test_epochs_of_all_stages_are_counted(recipe, total):
     """Cross-entropy for two seeds and unhinged (with one recipe also savage and TUNE); forward for two
     (with one recipe that is LEARN too); the three that go on, or all six."""
     seen = []
-    tune(HANDED, recipe, progress=lambda *numbers: seen.append(numbers))
+    tune(HANDED, recipe, progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (total, total) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 def test_stages_resume_after_each_epoch(tmp_path, save_each_epoch):
@@ -540,7 +540,7 @@ def test_a_finished_training_is_read_not_repeated(tmp_path, monkeypatch, undistu
     fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
     monkeypatch.setattr(Trainer, "fit_epoch", None)
     seen = []
-    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=lambda *numbers: seen.append(numbers))
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (15, 15)
     for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
 

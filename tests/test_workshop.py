@@ -82,9 +82,10 @@ def run(nb, folder):
 PROOF = """def __prove__():
     exec({stub!r}, globals())
     try: exec({check!r}, globals())
-    except NotImplementedError as error: said = str(error)
+    except NotImplementedError as error: message = str(error)
     else: raise AssertionError("the stub passes its check")
-    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}): assert words in said, said
+    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}):
+        assert words in message, message
     exec({solution!r}, globals())
 
 __prove__()"""
