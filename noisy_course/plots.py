@@ -36,12 +36,16 @@ LOOKS = dict(
 # %% ../nbs/engine/01_plots.ipynb #b9ffc1a3
 LOOKS |= dict(
     mean_absolute_error=("#661100", "dot", "pentagon"),
-    generalized_cross_entropy=("#332288", "solid", "hexagon"), truncated_gce=("#6699CC", "longdash", "hexagon-open"),
+    generalized_cross_entropy=("#332288", "solid", "hexagon"),
+    truncated_gce=("#6699CC", "longdash", "hexagon-open"),
     reverse_cross_entropy=("#888888", "dot", "x"), symmetric_cross_entropy=("#117733", "solid", "x-open"),
     label_smoothing=("#777777", "dashdot", "hourglass"), d2l=("#44AA99", "longdash", "bowtie"),
-    nnaqc=("#AA3377", "solid", "star-diamond"), nonlinear_noise_layer=("#CC6677", "longdash", "star-diamond-open"),
-    linear_noise_layer=("#997700", "dot", "square-cross"), dropout_noise_layer=("#BBAA44", "dash", "square-x"),
-    joint_optimization=("#004488", "solid", "circle-open"), joint_hard_optimization=("#4477AA", "dash", "circle-cross"))
+    nnaqc=("#AA3377", "solid", "star-diamond"),
+    nonlinear_noise_layer=("#CC6677", "longdash", "star-diamond-open"),
+    linear_noise_layer=("#997700", "dot", "square-cross"),
+    dropout_noise_layer=("#BBAA44", "dash", "square-x"),
+    joint_optimization=("#004488", "solid", "circle-open"),
+    joint_hard_optimization=("#4477AA", "dash", "circle-cross"))
 
 # %% ../nbs/engine/01_plots.ipynb #2b7b5844
 ROLES = {name: look for names, look in (
@@ -50,16 +54,22 @@ ROLES = {name: look for names, look in (
     (("valid", "paper"), ("#777777", "dot", "square-open"))) for name in names}
 
 # %% ../nbs/engine/01_plots.ipynb #a52b293e
-LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_estimated="backward, T̂", forward="forward, T",
-    forward_estimated="forward, T̂", bootstrap_soft="bootstrap, soft", bootstrap_hard="bootstrap, hard", savage="Savage",
-    mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
-    reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L", nnaqc="NNAQC",
-    linear_noise_layer="linear layer", nonlinear_noise_layer="nonlinear layer",
-    dropout_noise_layer="dropout layer", joint_optimization="joint optimization", joint_hard_optimization="joint, hard labels")
-QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL", forward_qc="forward, T, + QC", cross_entropy_after_nnaqc="NNAQC, then cross-entropy", cross_entropy_after_cross_entropy="cross-entropy, then on checked labels",
-              cross_entropy_after_forward_estimated="forward, T̂, then cross-entropy", linear_noise_layer_after_cross_entropy="cross-entropy, then linear layer",
-              nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering", dropout_activations="dropout layer, act.",
-              joint_labels="joint, step one", cnn_crf="CNN-CRF", cross_entropy_quoted="cross-entropy, quoted", forward_quoted="forward T, quoted")
+LABELS = dict(cross_entropy="cross-entropy", backward="backward, T", backward_estimated="backward, T̂",
+              forward="forward, T", forward_estimated="forward, T̂",
+              bootstrap_soft="bootstrap, soft", bootstrap_hard="bootstrap, hard", savage="Savage",
+              mean_absolute_error="MAE", generalized_cross_entropy="GCE", truncated_gce="GCE, truncated",
+              reverse_cross_entropy="reverse CE", symmetric_cross_entropy="symmetric CE", d2l="D2L",
+              nnaqc="NNAQC", linear_noise_layer="linear layer", nonlinear_noise_layer="nonlinear layer",
+              dropout_noise_layer="dropout layer", joint_optimization="joint optimization",
+              joint_hard_optimization="joint, hard labels")
+QUOTED = dict(wang2018="Wang et al. 2018", forward_sl="forward + SL", label_smoothing_sl="LSR + SL",
+              forward_qc="forward, T, + QC", cross_entropy_after_nnaqc="NNAQC, then cross-entropy",
+              cross_entropy_after_cross_entropy="cross-entropy, then on checked labels",
+              cross_entropy_after_forward_estimated="forward, T̂, then cross-entropy",
+              linear_noise_layer_after_cross_entropy="cross-entropy, then linear layer",
+              nnaqc_dropout="NNAQC + dropout", quasi_clustering="quasi-clustering",
+              dropout_activations="dropout layer, act.", joint_labels="joint, step one", cnn_crf="CNN-CRF",
+              cross_entropy_quoted="cross-entropy, quoted", forward_quoted="forward T, quoted")
 
 def pretty(
     name: str, # an identifier, e.g. "train_loss"
@@ -69,7 +79,8 @@ def pretty(
     return (LABELS | QUOTED).get(name, str(name).replace("_", " "))
 
 def _check_names(names, argument="names", kind=Hashable):
-    listed = isinstance(names, Iterable) and not isinstance(names, (str, bytes)) and getattr(names, "ndim", 1) == 1
+    listed = (isinstance(names, Iterable) and not isinstance(names, (str, bytes))
+              and getattr(names, "ndim", 1) == 1)
     found = list(names) if listed else []
     right = listed and all(isinstance(name, kind) for name in found)
     require(right, argument, "names", f"{type(names).__name__} {names}"[:80])
@@ -98,7 +109,8 @@ def _free(name, taken):
     return next((look for look in turned if not any(_alike(look, other) for other in taken)), turned[0])
 
 # %% ../nbs/engine/01_plots.ipynb #49737e4f
-_DASHES = [("solid", "circle"), ("dash", "x"), ("dot", "square-open"), ("dashdot", "diamond-open"), ("longdash", "triangle-up")]
+_DASHES = [("solid", "circle"), ("dash", "x"), ("dot", "square-open"), ("dashdot", "diamond-open"),
+           ("longdash", "triangle-up")]
 
 def _fields(names):
     parts = [str(name).rsplit(", ", 1) for name in names]
@@ -128,15 +140,18 @@ def method_style(
 # %% ../nbs/engine/01_plots.ipynb #4e447d95
 _white = pio.templates["simple_white"].layout
 _template = go.layout.Template(layout=dict(xaxis=_white.xaxis, yaxis=_white.yaxis, font=_white.font))
-_template.layout.update(xaxis_exponentformat="power", yaxis_exponentformat="power", modebar_remove=["sendDataToCloud"])
+_template.layout.update(xaxis_exponentformat="power", yaxis_exponentformat="power",
+                        modebar_remove=["sendDataToCloud"])
 _margin = dict(l=70, r=30, t=60, b=60)
 
 def _shorten(trace):
     for axis in ("x", "y", "z"):
-        numbers = trace[axis] if axis in trace else None
-        if isinstance(numbers, np.ndarray) and numbers.dtype == np.float64: trace[axis] = numbers.astype(np.float32)
+        values = trace[axis] if axis in trace else None
+        if isinstance(values, np.ndarray) and values.dtype == np.float64:
+            trace[axis] = values.astype(np.float32)
 
-def _text(value, argument): require(isinstance(value, str), argument, "a text", f"{type(value).__name__} {value}")
+def _text(value, argument):
+    require(isinstance(value, str), argument, "a text", f"{type(value).__name__} {value}")
 
 def _finish(fig, title, x_label="", y_label="", width=800, height=440, margin=_margin, **more):
     _text(title, "title")
@@ -144,7 +159,8 @@ def _finish(fig, title, x_label="", y_label="", width=800, height=440, margin=_m
     room = 22 * (len(lines) - 1)
     fig.for_each_trace(_shorten)
     fig.update_layout(template=_template, title=dict(text="<br>".join(lines), font_size=17, x=.02),
-                      width=width, height=height + room, font_size=14, margin=margin | dict(t=margin["t"] + room), plot_bgcolor="white", **more)
+                      width=width, height=height + room, font_size=14,
+                      margin=margin | dict(t=margin["t"] + room), plot_bgcolor="white", **more)
     for axis, label in (("x", x_label), ("y", y_label)):
         _text(label, f"{axis}_label")
         if label == "": continue
@@ -164,8 +180,8 @@ def _check_columns(frame, needed, optional=()):
 
 def _check_numbers(frame, columns, low=-np.inf):
     for c in (c for c in columns if c is not None):
-        numbers = pd.to_numeric(frame[c], errors="coerce").to_numpy(float)
-        bad = frame[c][~(np.isfinite(numbers) & (numbers > low))]
+        values = pd.to_numeric(frame[c], errors="coerce").to_numpy(float)
+        bad = frame[c][~(np.isfinite(values) & (values > low))]
         require(bad.empty, "frame", f"finite numbers{' above 0' * (low == 0)} in {c!r}", bad.head(3).tolist())
 
 def _check_flags(**flags):
@@ -179,12 +195,13 @@ def _pale(color, alpha=.15):
     return f"rgba({r},{g},{b},{alpha})"
 
 def _band(x, low, high, name, color):
-    return go.Scatter(x=np.r_[x, x[::-1]], y=np.r_[high, low[::-1]], fill="toself", fillcolor=_pale(color), line_width=0,
-                      mode="lines", hoverinfo="skip", showlegend=False, legendgroup=str(name))
+    return go.Scatter(x=np.r_[x, x[::-1]], y=np.r_[high, low[::-1]], fill="toself", fillcolor=_pale(color),
+                      line_width=0, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=str(name))
 
 def _line(x, y, name, look, mode):
     return go.Scatter(x=x, y=y, name=pretty(name), legendgroup=str(name), mode=mode,
-                      marker=dict(symbol=look["symbol"], size=7), line=dict(color=look["color"], dash=look["dash"], width=2))
+                      marker=dict(symbol=look["symbol"], size=7),
+                      line=dict(color=look["color"], dash=look["dash"], width=2))
 
 # %% ../nbs/engine/01_plots.ipynb #f41e545b
 def _curve(part, x, y, name, error, look):
@@ -215,7 +232,8 @@ def curves(
     _check_numbers(frame, (error,))
     groups = _groups(frame, by)
     looks = method_styles(name for name, _ in groups)
-    fig = go.Figure([trace for name, part in groups for trace in _curve(part, x, y, name, error, looks[name])])
+    fig = go.Figure([trace for name, part in groups
+                     for trace in _curve(part, x, y, name, error, looks[name])])
     if log_x: fig.update_xaxes(_powers(frame[x]))
     if log_y: fig.update_yaxes(_powers(frame[y]))
     return _finish(fig, title, x_label, y_label, showlegend=by is not None)
@@ -224,14 +242,18 @@ def _powers(values):
     low, high = np.log10([values.min(), values.max()])
     few = np.floor(high) - np.ceil(low) < 1
     wide = [float(np.floor(low)) - .05, max(float(np.ceil(high)), float(np.floor(low)) + 1) + .05]
-    return dict(type="log", dtick=1, minor=dict(dtick="D1", ticks="outside", ticklen=3), range=wide if few else None)
+    return dict(type="log", dtick=1, minor=dict(dtick="D1", ticks="outside", ticklen=3),
+                range=wide if few else None)
 
 # %% ../nbs/engine/01_plots.ipynb #8fc5263b
-_TEN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#882255", "#E69F00", "#777777", "#117733")
+_TEN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#882255", "#E69F00",
+        "#777777", "#117733")
 
 def _numbered(part, x, y, number, name):
     font = dict(color=_TEN[number % len(_TEN)], size=11)
-    return go.Scatter(x=part[x].to_numpy(float), y=part[y].to_numpy(float), mode="text", texttemplate=str(number), textfont=font, name=f"{number} {name}".strip(), hoverinfo="name")
+    return go.Scatter(x=part[x].to_numpy(float), y=part[y].to_numpy(float), mode="text",
+                      texttemplate=str(number), textfont=font, name=f"{number} {name}".strip(),
+                      hoverinfo="name")
 
 def numbered_points(
     frame: pd.DataFrame, # one row is one sample
@@ -249,7 +271,8 @@ def numbered_points(
     last = int(frame[by].max())
     names = [""] * (last + 1) if classes is None else _check_names(classes, "classes")
     require(len(names) > last, "classes", f"at least {last + 1} names", len(names))
-    fig = go.Figure([_numbered(part, x, y, int(number), names[int(number)]) for number, part in frame.groupby(by)])
+    fig = go.Figure([_numbered(part, x, y, int(number), names[int(number)])
+                     for number, part in frame.groupby(by)])
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
     return _finish(fig, title, width=640, height=560, margin=_margin | dict(l=20, b=20))
 
@@ -309,7 +332,8 @@ def histogram(
     fig.update_yaxes(rangemode="tozero")
     return _finish(fig, title, x_label, y_label, showlegend=by is not None)
 
-def _check_count(n, argument): require(isinstance(n, Integral) and n > 0, argument, "a whole number above 0", n)
+def _check_count(n, argument):
+    require(isinstance(n, Integral) and n > 0, argument, "a whole number above 0", n)
 
 # %% ../nbs/engine/01_plots.ipynb #46121518
 _BLUES = ["#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6"]
@@ -319,11 +343,14 @@ def _scale(colors): return [[i / (len(colors) - 1), color] for i, color in enume
 
 def _finite(values, argument, shape):
     try: array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error: require(False, argument, f"numbers, {shape}", error)
-    require(array.dtype.kind in "fiub", argument, f"real numbers, {shape}", f"{type(values).__name__} {values}"[:80])
+    except (TypeError, ValueError, RuntimeError) as error:
+        require(False, argument, f"numbers, {shape}", error)
+    require(array.dtype.kind in "fiub", argument, f"real numbers, {shape}",
+            f"{type(values).__name__} {values}"[:80])
     array = array.astype(float)
     fine = np.isfinite(array)
-    require(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}", f"{fine.size} numbers, {fine.sum()} finite")
+    require(fine.all() and fine.size > 0, argument, f"finite numbers, {shape}",
+            f"{fine.size} numbers, {fine.sum()} finite")
     return array
 
 # %% ../nbs/engine/01_plots.ipynb #24a6a361
@@ -364,13 +391,15 @@ def matrices(
     wide, side = (820, 310) if columns == 2 else (570, 400)
     gaps = dict(horizontal_spacing=.16 / columns, vertical_spacing=.16 / rows)
     fig = make_subplots(rows, columns, subplot_titles=titles, **gaps)
-    for i, T in enumerate(Ts): fig.add_trace(_heat(T, classes, -signed, side), i // columns + 1, i % columns + 1)
+    for i, T in enumerate(Ts):
+        fig.add_trace(_heat(T, classes, -signed, side), i // columns + 1, i % columns + 1)
     return _finish(_matrix_axes(fig, x_label, y_label, signed), title, width=wide, height=110 + rows * side)
 
 def _matrix_axes(fig, x_label, y_label, signed=False):
     for name, label in (("x_label", x_label), ("y_label", y_label)): _text(label, name)
     fig.update_xaxes(type="category", title_text=x_label, showline=False, ticks="")
-    fig.update_yaxes(type="category", autorange="reversed", showline=False, ticks="").update_yaxes(title_text=y_label, col=1)
+    (fig.update_yaxes(type="category", autorange="reversed", showline=False, ticks="")
+     .update_yaxes(title_text=y_label, col=1))
     bar = dict(title="share of the largest" if signed else "probability", thickness=12)
     scale = _scale(_RED_BLUE if signed else _BLUES)
     return fig.update_layout(coloraxis=dict(colorscale=scale, cmin=-1 if signed else 0, cmax=1, colorbar=bar))
@@ -402,15 +431,20 @@ def gains(
     _check_numbers(frame.fillna(0), frame.columns)
     require(isinstance(limit, Real) and 0 < limit < np.inf, "limit", "a number above 0", limit)
     z, look = frame.to_numpy(float), dict(texttemplate="%{text}", textfont_color="#000000", xgap=1, ygap=1)
-    look |= dict(colorscale=_scale(_RED_BLUE), zmin=-limit, zmax=limit, colorbar=dict(title="points", thickness=12))
-    heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns), y=[pretty(name) for name in frame.index],
-                      text=np.vectorize(_signed)(z), hovertemplate="%{y}, %{x}: %{text}<extra></extra>", **look)
-    fig = go.Figure(heat).update_yaxes(autorange="reversed", showline=False, ticks="", automargin=True).update_xaxes(side="top", showline=False, ticks="", tickangle=-35)
+    look |= dict(colorscale=_scale(_RED_BLUE), zmin=-limit, zmax=limit,
+                 colorbar=dict(title="points", thickness=12))
+    heat = go.Heatmap(z=z.clip(-limit, limit), x=list(frame.columns),
+                      y=[pretty(name) for name in frame.index], text=np.vectorize(_signed)(z),
+                      hovertemplate="%{y}, %{x}: %{text}<extra></extra>", **look)
+    fig = (go.Figure(heat).update_yaxes(autorange="reversed", showline=False, ticks="", automargin=True)
+           .update_xaxes(side="top", showline=False, ticks="", tickangle=-35))
     room = dict(width=820, height=190 + 24 * len(frame), margin=_margin | dict(t=170, b=20))
-    return _finish(fig, title, "setting", "method", **room).update_layout(font_size=12, title_y=.97, title_yanchor="top")
+    return (_finish(fig, title, "setting", "method", **room)
+            .update_layout(font_size=12, title_y=.97, title_yanchor="top"))
 
 def _ranked(part, kind, half, look):
-    marker, names = dict(size=9, symbol=look["symbol"], color=look["color"]), [pretty(name) for name in part.index]
+    marker = dict(size=9, symbol=look["symbol"], color=look["color"])
+    names = [pretty(name) for name in part.index]
     bar = dict(array=[half] * len(part), width=0)
     return go.Scatter(x=part["rank"], y=names, mode="markers", name=pretty(kind), error_x=bar, marker=marker)
 
@@ -427,7 +461,8 @@ def ranks(
     groups = _groups(frame, "kind")
     looks = method_styles(kind for kind, _ in groups)
     fig = go.Figure([_ranked(part, kind, half, looks[kind]) for kind, part in groups])
-    fig.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[pretty(name) for name in frame.index], automargin=True)
+    fig.update_yaxes(autorange="reversed", categoryorder="array",
+                     categoryarray=[pretty(name) for name in frame.index], automargin=True)
     _finish(fig, title, "mean rank (1 is best)", "method", width=800, height=170 + 22 * len(frame))
     return fig.update_layout(legend=dict(orientation="h", y=1, yanchor="bottom"))
 
@@ -461,7 +496,8 @@ def _lines(captions, n):
 def _captions(lines, columns, high, wide, below):
     place = np.arange(len(lines))
     x, y = (place % columns + .5) * wide - 1.5, (place // columns + 1) * high - below / 2 - .5
-    return go.Scatter(x=x, y=y, text=["<br>".join(c) for c in lines], mode="text", textfont_size=13, hoverinfo="skip")
+    return go.Scatter(x=x, y=y, text=["<br>".join(c) for c in lines], mode="text", textfont_size=13,
+                      hoverinfo="skip")
 
 # %% ../nbs/engine/01_plots.ipynb #7f7f36f0
 def images(
@@ -479,7 +515,8 @@ def images(
     sheet = _sheet(pixels, columns, below)
     fig = go.Figure(go.Image(source=_png(sheet), hoverinfo="skip"))
     if lines: fig.add_trace(_captions(lines, columns, h + below, w + 2, below))
-    return _finish(fig.update_xaxes(visible=False).update_yaxes(visible=False), title, **_room(sheet, columns))
+    return _finish(fig.update_xaxes(visible=False).update_yaxes(visible=False), title,
+                   **_room(sheet, columns))
 
 def _room(sheet, columns):
     wide = min(740, 80 * columns)
@@ -518,9 +555,10 @@ def _coloured(function, label):
     x, y = np.meshgrid(np.linspace(0, 1, 29), np.linspace(0, CORNERS[2, 1], 29))
     p = .94 * from_triangle(np.stack([x, y], -1)) + .02
     z = _finite(function(p), "function", "one for each (..., 3)").astype(np.float32)
-    require(z.shape == x.shape, "function", f"values {x.shape} for probabilities {p.shape}", f"shape {z.shape}")
-    return go.Contour(x=x[0], y=y[:, 0], z=z, colorscale=_scale(_BLUES[::-1]), ncontours=14, line_width=.5, hoverinfo="skip",
-                      showlegend=False, colorbar=dict(title=label, thickness=12))
+    require(z.shape == x.shape, "function", f"values {x.shape} for probabilities {p.shape}",
+            f"shape {z.shape}")
+    return go.Contour(x=x[0], y=y[:, 0], z=z, colorscale=_scale(_BLUES[::-1]), ncontours=14, line_width=.5,
+                      hoverinfo="skip", showlegend=False, colorbar=dict(title=label, thickness=12))
 
 # %% ../nbs/engine/01_plots.ipynb #2c764132
 def _area(x, y, **look): return go.Scatter(x=x, y=y, mode="lines", hoverinfo="skip", showlegend=False, **look)
@@ -553,11 +591,15 @@ def simplex(
     require(isinstance(groups, dict), "groups", "a dict of probabilities", type(groups).__name__)
     require(len(_check_names(corners, "corners", str)) == 3, "corners", "three names", corners)
     _text(label, "label")
-    require(function is None or callable(function), "function", "a function of probabilities", type(function).__name__)
-    ground, looks = [] if function is None else [_coloured(function, label), _outside()], method_styles(groups)
+    require(function is None or callable(function), "function", "a function of probabilities",
+            type(function).__name__)
+    ground = [] if function is None else [_coloured(function, label), _outside()]
+    looks = method_styles(groups)
     fig = go.Figure(ground + [_edges()] + [_points(name, p, looks[name]) for name, p in groups.items()])
-    for text, (x, y) in zip(corners, CORNERS): fig.add_annotation(x=x, y=y, text=text, showarrow=False, yshift=14 if y else -14)
-    fig.update_xaxes(visible=False, range=[-.08, 1.08]).update_yaxes(visible=False, scaleanchor="x", range=[-.08, .95])
+    for text, (x, y) in zip(corners, CORNERS):
+        fig.add_annotation(x=x, y=y, text=text, showarrow=False, yshift=14 if y else -14)
+    (fig.update_xaxes(visible=False, range=[-.08, 1.08])
+     .update_yaxes(visible=False, scaleanchor="x", range=[-.08, .95]))
     return _finish(fig, title, width=640, height=540, legend=dict(x=0, y=1))
 
 # %% ../nbs/engine/01_plots.ipynb #69c8795e
@@ -571,10 +613,12 @@ def landscape(
     z_label: str = "loss", # with its unit
 ) -> go.Figure: # level lines on colour
     "A function of two variables as level lines."
-    x, y, z = (_finite(a, name, shape) for a, name, shape in ((x, "x", "(X,)"), (y, "y", "(Y,)"), (z, "z", "(Y, X)")))
+    x, y, z = (_finite(a, name, shape)
+               for a, name, shape in ((x, "x", "(X,)"), (y, "y", "(Y,)"), (z, "z", "(Y, X)")))
     for a, name in ((x, "x"), (y, "y")): require(a.ndim == 1, name, "numbers in a row", f"shape {a.shape}")
     _text(z_label, "z_label")
     require(z.shape == (len(y), len(x)), "z", f"shape (Y, X) = {(len(y), len(x))}", f"shape {z.shape}")
-    fig = go.Figure(go.Contour(x=x, y=y, z=z.astype(np.float32), colorscale=_scale(_BLUES[::-1]), line_width=.7,
-                               contours=dict(showlabels=True, labelfont_color="#000000"), colorbar=dict(title=z_label, thickness=12)))
+    fig = go.Figure(go.Contour(x=x, y=y, z=z.astype(np.float32), colorscale=_scale(_BLUES[::-1]),
+                               line_width=.7, contours=dict(showlabels=True, labelfont_color="#000000"),
+                               colorbar=dict(title=z_label, thickness=12)))
     return _finish(fig, title, x_label, y_label, width=640, height=480)
