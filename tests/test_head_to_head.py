@@ -10,9 +10,9 @@ from noisy_course.basics import SETTING
 from noisy_course.lab import protocols
 from noisy_course.lab.cells import GENIES, KNOWS_T
 from noisy_course.lab.results import read_results
-from noisy_course.head_to_head import (CHOICE, KINDS, TOLD, advice, against, chosen, critical_difference,
-                                       few_checked, free_choice, holm, league, mean_ranks, over_cross_entropy,
-                                       ranking, regret, tried)
+from noisy_course.head_to_head import (CHOICE, KINDS, ORACLE_METHODS, advice, against, chosen,
+                                       critical_difference, few_checked, free_choice, holm, league,
+                                       mean_ranks, over_cross_entropy, ranking, regret, tried)
 
 METHODS = ["cross_entropy", "forward", "savage", "unhinged"]
 RESULTS = Path(__file__).parent.parent / "results"
@@ -64,7 +64,7 @@ def test_a_rival_that_gains_everywhere_is_clear_and_its_mirror_is_too():
 
 def test_ranks_are_those_of_the_means():
     picked = chosen(table(np.random.default_rng(2)))
-    means = picked[~picked.method.isin(TOLD)].groupby([*SETTING, "method"]).test.mean()
+    means = picked[~picked.method.isin(ORACLE_METHODS)].groupby([*SETTING, "method"]).test.mean()
     first = means.unstack().idxmax(axis=1).value_counts()
     assert mean_ranks(picked).sum() == pytest.approx(1 + 2 + 3)
     assert mean_ranks(picked).index[0] in first.index
@@ -84,14 +84,16 @@ def test_a_free_choice_takes_the_highest_validation_accuracy_of_the_untold(seed)
     rng = np.random.default_rng(seed)
     runs = table(rng, 2)
     free = free_choice(runs)
-    assert len(free) == 10 and not free.method.isin(TOLD).any()
-    assert set(free.valid) == set(runs[~runs.method.isin(TOLD)].groupby([*SETTING, "seed"]).valid.max())
+    assert len(free) == 10 and not free.method.isin(ORACLE_METHODS).any()
+    assert set(free.valid) == set(
+        runs[~runs.method.isin(ORACLE_METHODS)].groupby([*SETTING, "seed"]).valid.max())
     assert free_choice(runs.assign(test=rng.uniform(10, 90, len(runs)))).method.equals(free.method)
 
 def test_the_league_stars_the_best_untold_mean_of_each_setting():
     picked = chosen(table(np.random.default_rng(4), 3))
     words = league(picked)
-    means = picked[~picked.method.isin(TOLD)].groupby(["noise", "rate", "method"]).test.mean().unstack()
+    means = (picked[~picked.method.isin(ORACLE_METHODS)].groupby(["noise", "rate", "method"])
+             .test.mean().unstack())
     assert ([words.index[words[c].str.endswith("*")].tolist() for c in words]
             == [[m] for m in means.idxmax(axis=1)])
     assert list(words.index)[-1] == "forward"
@@ -148,4 +150,4 @@ def test_checked_labels_are_sorted_by_the_way_they_are_used():
 def test_who_knows_t():
     "The lists by which pages and rankings set methods apart say what the methods themselves do."
     derived = {name for name, method in protocols.METHODS.items() if method.uses_true_T}
-    assert set(TOLD) == derived == {*GENIES} - {"cnn_crf"} and {*KNOWS_T} <= derived
+    assert set(ORACLE_METHODS) == derived == {*GENIES} - {"cnn_crf"} and {*KNOWS_T} <= derived
