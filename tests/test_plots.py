@@ -1,4 +1,4 @@
-"Plots: the look of a method, what the verbs draw, and what they refuse."
+"Plots: the style of a method, what the verbs draw, and what they refuse."
 import base64, inspect, io, itertools, json, subprocess, sys
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def test_the_first_papers_colours_are_apart_for_everybody():
     to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714],
                        [.0299566, .184309, 1.46709]])
     deuteranope = np.array([[1, 0, 0], [.494207, 0, 1.24827], [0, 0, 1]])
-    first = list(plots.LOOKS.items())[:10]
-    rgb = np.array([[int(look[0][i:i + 2], 16) for i in (1, 3, 5)] for _, look in first]) / 255
+    first = list(plots.STYLES.items())[:10]
+    rgb = np.array([[int(style[0][i:i + 2], 16) for i in (1, 3, 5)] for _, style in first]) / 255
     seen = (np.linalg.inv(to_lms) @ deuteranope @ to_lms @ (rgb**2.2).T).T.clip(0, 1)**(1 / 2.2)
     for colours in (rgb, seen):
         gaps = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 9 * np.eye(10)
         a, b = np.unravel_index(gaps.argmin(), gaps.shape)
         assert gaps.min() > .08, f"{first[a][0]} and {first[b][0]} look alike: {gaps.min():.3f}"
-    assert len({look[1:] for _, look in first}) == 10
+    assert len({style[1:] for _, style in first}) == 10
 
 
 def test_curves_sort_their_points_and_carry_their_band():
@@ -225,29 +225,29 @@ def test_the_distance_of_colours_is_that_of_its_authors():
     assert np.isclose(colours.contrast("#000000", "#ffffff"), 21)
 
 def test_no_two_methods_look_alike():
-    for (a, one), (b, two) in itertools.combinations(plots.LOOKS.items(), 2):
+    for (a, one), (b, two) in itertools.combinations(plots.STYLES.items(), 2):
         assert colours.apart(one[0], two[0]) >= figures.TOLD_APART or one[1] != two[1] and one[2] != two[2], (
             (a, b))
 
-@given(st.lists(st.sampled_from([*plots.LOOKS, *plots.ROLES, *(f"q = {k}" for k in range(99))]),
+@given(st.lists(st.sampled_from([*plots.STYLES, *plots.ROLES, *(f"q = {k}" for k in range(99))]),
                 unique=True, max_size=7))
 def test_names_that_meet_in_a_figure_never_look_alike(names):
     "Roles are few and fixed: two of the same kind mean the same and are not asked here."
-    looks = plots.method_styles(names)
+    styles = plots.method_styles(names)
     for a, b in itertools.combinations(names, 2):
         if a in plots.ROLES or b in plots.ROLES: continue
-        one, two = looks[a], looks[b]
+        one, two = styles[a], styles[b]
         assert (colours.apart(one["color"], two["color"]) >= figures.TOLD_APART
                 or one["dash"] != two["dash"] and one["symbol"] != two["symbol"]), (a, b)
 
 def test_known_names_keep_their_looks_together():
-    for name in plots.LOOKS:
+    for name in plots.STYLES:
         assert plots.method_styles(["something", name, "other"])[name] == plots.method_style(name)
     assert plots.method_style("cross-entropy") == plots.method_style("cross_entropy")
 
 def test_fields_share_colour_and_dash():
-    looks = plots.method_styles(["given, N = 0.3", "test, N = 0.3", "given, N = 0.6", "test, N = 0.6"])
-    column = lambda what, where: {look[what] for name, look in looks.items() if where in name}
+    styles = plots.method_styles(["given, N = 0.3", "test, N = 0.3", "given, N = 0.6", "test, N = 0.6"])
+    column = lambda what, where: {style[what] for name, style in styles.items() if where in name}
     for part in ("0.3", "0.6"):
         assert len(column("color", part)) == 1
         assert len(column("dash", part)) == len(column("symbol", part)) == 2

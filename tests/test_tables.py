@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from noisy_course.plots import LABELS, LOOKS
+from noisy_course.plots import LABELS, STYLES
 from noisy_course.basics import SETTING
 from noisy_course.lab.cells import KNOWS_T, highlights, published, side_by_side
 from noisy_course.lab.comparison import findings, published_tables
@@ -55,7 +55,7 @@ def test_every_cell_is_there_once(table):
     assert len(table) == 240 and not table.duplicated(CELL).any()
     assert (table.groupby(SETTING).method.nunique() == 10).all()
     assert set(table.metric) == {"accuracy"} and set(table.noise) == {"none", "symmetric", "asymmetric"}
-    assert set(table.method) <= set(LOOKS) and set(table.method) - set(LABELS) <= {"unhinged", "sigmoid"}
+    assert set(table.method) <= set(STYLES) and set(table.method) - set(LABELS) <= {"unhinged", "sigmoid"}
 
 def test_std_and_n_are_what_the_paper_says(table):
     simple = table.dataset.isin(["mnist", "imdb"])
