@@ -28,7 +28,8 @@ def require(
     if not ok: raise ValueError(f"{argument}: expected {expected}, got {got}")
 
 # %% ../nbs/engine/00_basics.ipynb #b3108517
-WORDS = {"(-inf, inf)": "a finite number", "[0, inf)": "a number of at least 0", "(0, inf)": "a positive number", "(-inf, 0)": "a negative number"}
+WORDS = {"(-inf, inf)": "a finite number", "[0, inf)": "a number of at least 0",
+         "(0, inf)": "a positive number", "(-inf, 0)": "a negative number"}
 
 def check_number(
     value: float, # what came
@@ -60,7 +61,9 @@ def kind(
     "A value in the words of an error message."
     if isinstance(x, torch.Tensor): return f"{x.dtype} of shape {tuple(x.shape)}".removeprefix("torch.")
     name = type(x).__name__
-    if hasattr(x, "__array__"): return f"a {type(x).__module__.split('.')[0]} {name}; torch.as_tensor(numpy.asarray(...)) makes a tensor of it"
+    if hasattr(x, "__array__"):
+        return (f"a {type(x).__module__.split('.')[0]} {name}; "
+                f"torch.as_tensor(numpy.asarray(...)) makes a tensor of it")
     if isinstance(x, (list, tuple)): return f"a {name}; torch.tensor(...) makes a tensor of it"
     return "None" if x is None else f"the {name} {x!r:.60}"
 
@@ -82,10 +85,11 @@ def total(
 def atomic_write(
     path: str | Path, # where the finished file shall stand; its folder is made
 ): # the temporary path to write to
-    "Write a file whole or not at all: give a temporary path, rename it to `path` on success, remove it on failure."
+    "Write a file whole or not at all: what is written to a temporary path gets its name at the end."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file: part = Path(file.name)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file:
+        part = Path(file.name)
     try:
         yield part
         part.chmod(0o666 & ~_umask())
@@ -101,10 +105,12 @@ def _umask():
 def recorded(
     pattern: str, # of file names, e.g. "wang2019_*_laptop_*.parquet"
 ) -> list[Path]: # by name, at least one
-    "Results that come with the course: in a folder `results` here or in the nearest folder above, else beside the package."
-    places = [folder/"results" for folder in (Path.cwd(), *Path.cwd().parents, Path(str(files("noisy_course"))).parent)]
+    "Results that come with the course: in a folder `results` here or above, else beside the package."
+    folders = Path.cwd(), *Path.cwd().parents, Path(str(files("noisy_course"))).parent
+    places = [folder/"results" for folder in folders]
     found = next(filter(None, (sorted(place.glob(pattern)) for place in places)), [])
-    require(found, "results", f"files {pattern} in a folder named results, here or above", f"none; copy that folder to {Path.cwd()}")
+    require(found, "results", f"files {pattern} in a folder named results, here or above",
+            f"none; copy that folder to {Path.cwd()}")
     return found
 
 # %% ../nbs/engine/00_basics.ipynb #7e894e2a
@@ -118,7 +124,8 @@ def check_frame(
     "Refuse what is no data frame, or lacks columns."
     require(hasattr(frame, "columns"), argument, "a data frame", kind(frame))
     absent = [column for column in columns if column not in frame]
-    require(not absent, argument, f"a data frame with the columns {', '.join(columns)}", f"one without {', '.join(absent)}")
+    require(not absent, argument, f"a data frame with the columns {', '.join(columns)}",
+            f"one without {', '.join(absent)}")
 
 def pick(
     frame: "DataFrame", # any

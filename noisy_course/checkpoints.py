@@ -81,10 +81,10 @@ def fingerprint(
     trainer: Trainer, # any
 ) -> list:
     "What a checkpoint and the trainer that loads it must agree on."
-    tensors = [map(checksum, (run.labels, run.found_labels, run.init_state, rows)) for run,
-               rows in zip(trainer.runs, trainer.train_rows)]
-    runs = [[run.method.name, *settings(run.method), run.seed, run.split_seed, *codes] for run,
-            codes in zip(trainer.runs, tensors)]
+    tensors = [map(checksum, (run.labels, run.found_labels, run.init_state, rows))
+               for run, rows in zip(trainer.runs, trainer.train_rows)]
+    runs = [[run.method.name, *settings(run.method), run.seed, run.split_seed, *codes]
+            for run, codes in zip(trainer.runs, tensors)]
     shapes = [list(v.shape) for _, stack, _ in trainer.parts() for v in stack.state_dict().values()]
     dropout = [m.p for m in trainer.network.module.modules() if isinstance(m, Dropout)]
     optimizer = [f"{type(trainer.optimizer).__name__} {k}={v}" for k, v in trainer.optimizer.defaults.items()]
@@ -97,8 +97,8 @@ def transition_matrices(
 ) -> Tensor: # (R, C, C), zero for a run that is given none
     "The noise matrices of the runs, estimates among them."
     nothing = torch.zeros(2 * (trainer.dataset.n_classes,), dtype=torch.float64)
-    given = lambda run: run.T.double().cpu() if run.method.loss_arguments else nothing
-    return torch.stack([given(run) for run in trainer.runs])
+    known = lambda run: run.T.double().cpu() if run.method.loss_arguments else nothing
+    return torch.stack([known(run) for run in trainer.runs])
 
 # %% ../nbs/engine/10_checkpoints.ipynb #f2695197
 def save(

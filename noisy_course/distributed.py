@@ -223,7 +223,8 @@ def launch(
     with TemporaryDirectory(ignore_cleanup_errors=True) as logs, open(Path(logs) / "stderr", "w+") as stderr:
         command = [*torchrun, f"--log-dir={logs}", "--no-python", sys.executable, *map(str, program)]
         held = os.environ | {LINE: "stdin"}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, env=held) as process: process.wait()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, env=held) as process:
+            process.wait()
         stderr.seek(0)
         if process.returncode: raise RuntimeError(f"{processes} processes failed:\n{stderr.read()}")
 

@@ -28,7 +28,8 @@ from torch import Generator, Tensor, nn
 
 from . import data, noise
 from .basics import require
-from .data import expect_count, expect_generator, expect_is, expect_path, expect_switch, expect_there, is_whole, told
+from .data import (expect_count, expect_generator, expect_is, expect_path, expect_switch,
+                               expect_there, is_whole, described)
 from .models import Dropout, initialise
 
 # %% ../nbs/engine/06_image_files.ipynb #a71a1729
@@ -46,7 +47,8 @@ class ImageFiles:
         expect_is(self.files, (list, tuple), "files", "a list of paths")
         for file in self.files: expect_path(file, "files", optional=False)
         expect_count(self.resized, "resized")
-        expect_is(self.side, Integral, "side", f"1 to {self.resized} pixels", lambda side: 0 < side <= self.resized)
+        expect_is(self.side, Integral, "side", f"1 to {self.resized} pixels",
+                  lambda side: 0 < side <= self.resized)
         expect_switch(self.squash, "squash")
         expect_is(self.device, torch.device, "device", "a torch.device")
 
@@ -87,7 +89,8 @@ def index_select(self: ImageFiles,
     "Some pictures, as `Tensor.index_select` gives rows."
     expect_is(dim, Integral, "dim", "0", lambda dim: dim == 0)
     with ThreadPoolExecutor(os.cpu_count()) as pool: pictures = list(pool.map(self.read, self[rows].files))
-    return torch.stack(pictures).to(self.device) if pictures else torch.empty((0, *self.shape[1:]), dtype=torch.uint8, device=self.device)
+    return (torch.stack(pictures).to(self.device) if pictures
+            else torch.empty((0, *self.shape[1:]), dtype=torch.uint8, device=self.device))
 
 @patch
 def split(self: ImageFiles,
@@ -99,16 +102,19 @@ def split(self: ImageFiles,
 
 # %% ../nbs/engine/06_image_files.ipynb #7b74e160
 def _numbers(rows, n):
-    expect_is(rows, Tensor, "rows", "a slice, or a tensor of row numbers or of True and False", lambda rows: rows.ndim == 1)
+    expect_is(rows, Tensor, "rows", "a slice, or a tensor of row numbers or of True and False",
+              lambda rows: rows.ndim == 1)
     mask = rows.dtype == torch.bool and len(rows) == n
-    require(mask or is_whole(rows), "rows", f"row numbers, or True or False for each of {n} pictures", told(rows))
+    require(mask or is_whole(rows), "rows",
+            f"row numbers, or True or False for each of {n} pictures", described(rows))
     rows = rows.nonzero().flatten() if mask else rows
     for row in rows.tolist(): require(0 <= row < n, "rows", f"numbers in 0..{n - 1}", row)
     return rows.tolist()
 
 @patch
 def __getitem__(self: ImageFiles, rows): # a slice, row numbers, or a mask
-    files = self.files[rows] if isinstance(rows, slice) else [self.files[i] for i in _numbers(rows, len(self))]
+    files = (self.files[rows] if isinstance(rows, slice)
+             else [self.files[i] for i in _numbers(rows, len(self))])
     return replace(self, files=files)
 
 @patch
@@ -119,8 +125,10 @@ def to(self: ImageFiles,
     return replace(self, device=data.as_device(device))
 
 # %% ../nbs/engine/06_image_files.ipynb #24b30081
-CLOTHES = ("T-shirt", "shirt", "knitwear", "chiffon", "sweater", "hoodie", "windbreaker", "jacket", "down coat", "suit", "shawl", "dress", "vest", "underwear")
-LISTS = ("noisy_train_key_list.txt", "clean_test_key_list.txt", "noisy_label_kv.txt", "clean_label_kv.txt", "clean_train_key_list.txt")
+CLOTHES = ("T-shirt", "shirt", "knitwear", "chiffon", "sweater", "hoodie", "windbreaker", "jacket",
+           "down coat", "suit", "shawl", "dress", "vest", "underwear")
+LISTS = ("noisy_train_key_list.txt", "clean_test_key_list.txt", "noisy_label_kv.txt", "clean_label_kv.txt",
+         "clean_train_key_list.txt")
 
 def read_keys(
     file: str | Path, # one picture a line
@@ -147,7 +155,8 @@ def both_labels(
 ) -> tuple: # (labels by people, labels from the text), both (n,)
     "The pictures that have two labels."
     whole = lambda labels: all(isinstance(label, Integral) for label in labels.values())
-    for name, labels in (("noisy", noisy), ("clean", clean)): expect_is(labels, dict, name, "a dictionary, path → class", whole)
+    for name, labels in (("noisy", noisy), ("clean", clean)):
+        expect_is(labels, dict, name, "a dictionary, path → class", whole)
     paths = lambda files: all(isinstance(file, (str, os.PathLike)) for file in files)
     expect_is(without, (list, tuple, set), "without", "a list of pictures", paths)
     keys = sorted((noisy.keys() & clean.keys()) - set(without))
@@ -161,7 +170,8 @@ def counted_noise(
 ) -> dict: # T and wrong, for `Dataset.extra`
     "The noise of the pictures that have two labels."
     for name, labels in (("true", true), ("given", given)): data.check_labels(labels, len(CLOTHES), name)
-    require(len(true) == len(given), "given", f"one label for each of {len(true)} pictures in true", len(given))
+    require(len(true) == len(given), "given",
+            f"one label for each of {len(true)} pictures in true", len(given))
     return dict(T=noise.realised(true, given, len(CLOTHES)), wrong=(true != given).double().mean())
 
 # %% ../nbs/engine/06_image_files.ipynb #42cc47cd
@@ -173,7 +183,7 @@ def imagenet_colours(
     "Colours as torchvision's networks were trained with them."
     fits = lambda x: x.dtype == torch.uint8 and x.ndim > 2 and x.shape[-3] == 3
     expect_is(x, Tensor, "x", "a tensor of bytes, (..., 3, height, width)", fits)
-    mean, std = (torch.tensor(numbers, device=x.device).view(3, 1, 1) for numbers in (MEAN, STD))
+    mean, std = (torch.tensor(channels, device=x.device).view(3, 1, 1) for channels in (MEAN, STD))
     return (x / 255 - mean) / std
 
 def _check_part(
@@ -186,8 +196,8 @@ def read_clothing1m(
     folder: str | Path, # with the lists and the folder `images`
     resized: int = 256, # pixels a side that every picture is brought to
     side: int = 224, # pixels a side of the piece cut from its centre
-    part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both", by turns as long as there are clean ones
-) -> data.Dataset: # `train_y` are the given labels; `extra` has `T` and the share `wrong`, of the noisy part if there is one, and which are `train_checked`
+    part: str = "noisy", # what to train on: the "noisy" million, the 50,000 "clean" ones, or "both" by turns
+) -> data.Dataset: # `train_y` are the given labels; `extra` has `T`, the share `wrong` and `train_checked`
     "Clothing1M from its published layout."
     _check_part(part)
     expect_path(folder, optional=False)
@@ -197,10 +207,14 @@ def read_clothing1m(
     for keys, labels, name in ((million, noisy, LISTS[2]), (test + checked, clean, LISTS[3])):
         for key in keys: require(key in labels, str(folder / name), f"the class of {key}", "none")
     given, sure = [(k, noisy[k], False) for k in million], [(k, clean[k], True) for k in checked]
-    train = dict(noisy=given, clean=sure, both=[one for pair in zip_longest(given, sure) for one in pair if one])[part]
-    def sided(rows): return ImageFiles([folder / k for k, *_ in rows], resized, side), torch.tensor([y for _, y, _ in rows])
+    train = dict(noisy=given, clean=sure,
+                 both=[one for pair in zip_longest(given, sure) for one in pair if one])[part]
+    def sided(rows):
+        return (ImageFiles([folder / k for k, *_ in rows], resized, side),
+                torch.tensor([y for _, y, _ in rows]))
     sides = [sided(rows) for rows in (train, [(k, clean[k], True) for k in test])]
-    extra = counted_noise(sides[0][1], sides[0][1]) if part == "clean" else counted_noise(*both_labels(noisy, clean, test))
+    extra = (counted_noise(sides[0][1], sides[0][1]) if part == "clean"
+             else counted_noise(*both_labels(noisy, clean, test)))
     extra |= dict(train_checked=torch.tensor([people for *_, people in train]))
     return data.Dataset("clothing1m", *sides[0], *sides[1], CLOTHES, imagenet_colours, extra)
 
@@ -219,7 +233,8 @@ def clothing1m(
     _check_part(part)
     found = _found(folder, ("clothing1m", "Clothing1M"), LISTS)
     if found: return read_clothing1m(found, part=part)
-    raise FileNotFoundError("clothing1m is not here. Its authors give it on request. " + _PUT.format(", ".join(LISTS) + " and the folder images", "clothing1m"))
+    raise FileNotFoundError("clothing1m is not here. Its authors give it on request. "
+                            + _PUT.format(", ".join(LISTS) + " and the folder images", "clothing1m"))
 
 # %% ../nbs/engine/06_image_files.ipynb #96cb6ae1
 def imagenet(
@@ -230,24 +245,29 @@ def imagenet(
     "ImageNet, or any pictures in that layout, from the first place that has them."
     from torchvision.datasets import ImageFolder
     found = _found(folder, ("imagenet", "ImageNet"), ("train", "val"))
-    if found is None: raise FileNotFoundError("imagenet is not here. " + _PUT.format("the folders train and val, a folder a class in each,", "imagenet"))
+    if found is None:
+        raise FileNotFoundError("imagenet is not here. " + _PUT.format(
+            "the folders train and val, a folder a class in each,", "imagenet"))
     train, val = (ImageFolder(found / part) for part in ("train", "val"))
-    require(train.classes == val.classes, "val", f"the {len(train.classes)} classes of train", f"{len(val.classes)}, or others")
-    sides = [(ImageFiles([file for file, _ in part.samples], resized, side, squash=False), torch.tensor(part.targets)) for part in (train, val)]
+    require(train.classes == val.classes, "val", f"the {len(train.classes)} classes of train",
+            f"{len(val.classes)}, or others")
+    sides = [(ImageFiles([file for file, _ in part.samples], resized, side, squash=False),
+              torch.tensor(part.targets)) for part in (train, val)]
     return data.Dataset("imagenet", *sides[0], *sides[1], tuple(train.classes), imagenet_colours)
 
 LOADERS = dict(clothing1m=clothing1m, imagenet=imagenet)
 
 # %% ../nbs/engine/06_image_files.ipynb #518ab120
-CHECKSUMS = {"alexnet_imagenet_features.pth": "2f721ec991958ed9ea4e9d8e4f8482e5d67fcd9272fcc797f73b9fecc585cb2d"}
+CHECKSUMS = {
+    "alexnet_imagenet_features.pth": "2f721ec991958ed9ea4e9d8e4f8482e5d67fcd9272fcc797f73b9fecc585cb2d"}
 
 def checksum_of(
     name: str | Path, # of a file
 ) -> str: # its SHA-256, or the beginning of it; empty if nobody says
     "What the SHA-256 of a file of weights begins with, by its name."
     expect_path(name, "name", optional=False)
-    said = re.search(r"-([0-9a-f]{8,64})\.(pth|pt)$", str(name))
-    return CHECKSUMS.get(Path(name).name, said[1] if said else "")
+    beginning = re.search(r"-([0-9a-f]{8,64})\.(pth|pt)$", str(name))
+    return CHECKSUMS.get(Path(name).name, beginning[1] if beginning else "")
 
 def read_weights(
     file: str | Path, # of weights
@@ -259,9 +279,11 @@ def read_weights(
     expected = checksum_of(file) if check else ""
     raw = Path(file).read_bytes()
     right = data.digest(raw).startswith(expected)
-    require(right, str(file), f"a file whose SHA-256 begins {expected} (check=False for weights of your own)", data.digest(raw)[:8])
+    require(right, str(file), f"a file whose SHA-256 begins {expected} (check=False for weights of your own)",
+            data.digest(raw)[:8])
     try: weights = data.torch_loaded(raw)
-    except ValueError as error: raise ValueError(f"{file} cannot be read ({error}). Put a good copy there.") from error
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}). Put a good copy there.") from error
     named = lambda weights: all(isinstance(n, str) and isinstance(v, Tensor) for n, v in weights.items())
     expect_is(weights, dict, str(file), "a dictionary, name → tensor", named)
     return weights
@@ -274,7 +296,8 @@ def imagenet_weights(
     check: bool = True, # whether to compare checksums; False for weights of your own
 ) -> dict: # name → tensor
     "Weights of a torchvision network, from a local file or from torchvision."
-    expect_is(others, (list, tuple), "others", "a list of names of files", lambda names: all(isinstance(n, str) for n in names))
+    expect_is(others, (list, tuple), "others", "a list of names of files",
+              lambda names: all(isinstance(n, str) for n in names))
     url, hub = _url(published), Path(torch.hub.get_dir()) / "checkpoints"
     names = Path(url).name, *others
     places = [place for root in data.roots(folder) for place in (root / "pretrained", root)]
@@ -286,23 +309,26 @@ def _url(published):
     from torchvision.models import get_weight
     try: return get_weight(published).url
     except (ValueError, AttributeError, LookupError, TypeError):
-        raise ValueError(f"published: expected weights by torchvision's name, got {told(published)}") from None
+        raise ValueError(
+            f"published: expected weights by torchvision's name, got {described(published)}") from None
 
 def _downloaded(url, hub, names):
     try:
         hub.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(hub / names[0]), checksum_of(names[0]) or None, progress=False)
-    except (OSError, RuntimeError) as error: raise FileNotFoundError(
-        f"{' or '.join(names)} is not here and cannot be fetched ({error}). Put it into a folder pretrained below "
-        f"one that you name as `data` in settings.ini.") from error
+        torch.hub.download_url_to_file(url, str(hub / names[0]), checksum_of(names[0]) or None,
+                                       progress=False)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"{' or '.join(names)} is not here and cannot be fetched ({error}). "
+                                "Put it into a folder pretrained below one that you name as `data` "
+                                "in settings.ini.") from error
     return hub / names[0]
 
 # %% ../nbs/engine/06_image_files.ipynb #f2d8d634
 def _fitted(network, weights, name):
     try: network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"weights: expected those of {name}, got others ({said})") from None
+        message = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights: expected those of {name}, got others ({message})") from None
     return network
 
 def fine_tuned(
@@ -322,7 +348,8 @@ def fine_tuned(
 # %% ../nbs/engine/06_image_files.ipynb #96fe3358
 def _convolutions(network, weights):
     named = {f"features.{n}": n for n in network.state_dict()}
-    expect_is(weights, dict, "weights", "those of an AlexNet, name → tensor", lambda weights: named.keys() <= weights.keys())
+    expect_is(weights, dict, "weights", "those of an AlexNet, name → tensor",
+              lambda weights: named.keys() <= weights.keys())
     return _fitted(network, {n: weights[name] for name, n in named.items()}, "an AlexNet")
 
 def frozen_alexnet(
@@ -339,7 +366,8 @@ def frozen_alexnet(
     _convolutions(network.features[:10].requires_grad_(False), weights)
     return network
 
-alexnet_weights = partial(imagenet_weights, "AlexNet_Weights.IMAGENET1K_V1", others=["alexnet_imagenet_features.pth"])
+alexnet_weights = partial(imagenet_weights, "AlexNet_Weights.IMAGENET1K_V1",
+                          others=["alexnet_imagenet_features.pth"])
 
 # %% ../nbs/engine/06_image_files.ipynb #1729792b
 def _resnet50(folder, check):
@@ -359,7 +387,7 @@ def feature_network(
     network: str, # "resnet50" or "alexnet"
     folder: str | Path | None = None, # searched first for weights
     check: bool = True, # whether to compare the checksum of the weights; False for weights of your own
-) -> nn.Module: # images as ImageNet's, (B, 3, side, side) → features, (B, 2048) of ResNet-50 or (B, 256) of AlexNet
+) -> nn.Module: # images like ImageNet's, (B, 3, side, side) → features, (B, 2048) or (B, 256)
     "ResNet-50 without its last layer, or the convolutions of AlexNet."
     expect_is(network, str, "network", " or ".join(NETWORKS), NETWORKS.__contains__)
     return NETWORKS[network](folder, check).eval()
@@ -411,4 +439,5 @@ def as_features(
     train, test = (pretrained_features(x, network, folder, cache=cache, check=check) for x in sides)
     standard = lambda x: (x - train.mean(0)) / train.std(0).clamp(min=1e-6)
     extra = dataset.extra | dict(features=network)
-    return replace(dataset, train_x=standard(train), test_x=standard(test), normalise=nn.Identity(), extra=extra)
+    return replace(dataset, train_x=standard(train), test_x=standard(test),
+                   normalise=nn.Identity(), extra=extra)

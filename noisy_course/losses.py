@@ -38,7 +38,7 @@ def check_values(
     check: Callable, # raises a ValueError if it sees something wrong
     *args, # what it looks at
 ) -> None:
-    "Run a check of values where values can and shall be looked at: not under torch.compile, graph capture, vmap or `skip_checks`."
+    "Run a check where values can be seen: not under torch.compile, graph capture, vmap or `skip_checks`."
     if torch.compiler.is_compiling() or checks_skipped(): return
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing(): return
     try: check(*args)
@@ -60,8 +60,8 @@ def _check_floats(logits, argument="logits"):
     if not floats: require(False, argument, "floating-point numbers of shape (..., C)", kind(logits))
 
 def _check_finite(logits, argument):
-    said = f"{logits.isnan().sum()} NaN and {logits.isinf().sum()} infinite"
-    require(bool(logits.isfinite().all()), argument, "finite numbers", said)
+    found = f"{logits.isnan().sum()} NaN and {logits.isinf().sum()} infinite"
+    require(bool(logits.isfinite().all()), argument, "finite numbers", found)
 
 def check_tensors(
     logits: Tensor, # floats with a dimension for the classes
@@ -80,21 +80,26 @@ def check_target(
     check_tensors(logits, target)
     check_logits(logits)
     C, soft = logits.shape[-1], target.is_floating_point()
-    wanted = f"integer labels of shape {tuple(logits.shape[:-1])} or soft labels of shape {tuple(logits.shape)}, to fit logits"
+    wanted = (f"integer labels of shape {tuple(logits.shape[:-1])} or soft labels of shape "
+              f"{tuple(logits.shape)}, to fit logits")
     if logits.ndim > 2: wanted += " (classes come last; dim=1 says that they are on axis 1)"
-    if target.shape != (logits.shape if soft else logits.shape[:-1]): require(False, "target", wanted, kind(target))
+    if target.shape != (logits.shape if soft else logits.shape[:-1]):
+        require(False, "target", wanted, kind(target))
     check_values(_check_soft if soft else _check_hard, target, C)
 
 # %% ../nbs/engine/05_losses.ipynb #221b25cb
 def _check_hard(target, C):
     inside = bool(((target >= 0) & (target < C)).all())
-    if not inside: require(False, "target", f"labels in 0..{C - 1}", f"values from {target.min()} to {target.max()}")
+    if not inside:
+        require(False, "target", f"labels in 0..{C - 1}", f"values from {target.min()} to {target.max()}")
 
 def _check_soft(target, C):
     inside = bool(((target >= 0) & (target <= 1)).all())
-    if not inside: require(False, "target", "soft labels in [0, 1]", f"values from {target.min()} to {target.max()}")
+    if not inside:
+        require(False, "target", "soft labels in [0, 1]", f"values from {target.min()} to {target.max()}")
     off = (total(target) - 1).abs()
-    if (off > 5e-3).any(): require(False, "target", "soft labels that sum to 1", f"a row that is off by {off.max():.3g}")
+    if (off > 5e-3).any():
+        require(False, "target", "soft labels that sum to 1", f"a row that is off by {off.max():.3g}")
 
 # %% ../nbs/engine/05_losses.ipynb #bd0c7267
 def soft_labels(
@@ -143,8 +148,10 @@ def classes_last(
 
 def _warn_of_two_readings(logits, target):
     fits_both = logits.ndim > 2 and logits.shape[:-1] == logits.shape[:1] + logits.shape[2:] == target.shape
-    if fits_both: warnings.warn(f"logits of shape {tuple(logits.shape)} may have their classes on the last axis or on axis 1, "
-                                "as in PyTorch; the last is taken. Say dim=-1 or dim=1.", stacklevel=5)
+    if fits_both:
+        warnings.warn(
+            f"logits of shape {tuple(logits.shape)} may have their classes on the last axis or on axis 1, "
+            "as in PyTorch; the last is taken. Say dim=-1 or dim=1.", stacklevel=5)
 
 # %% ../nbs/engine/05_losses.ipynb #fe8ad0c1
 def prepared(
@@ -160,7 +167,8 @@ def prepared(
     soft = target.is_floating_point()
     if weight is not None: check_weight(weight, logits.shape[-1], soft)
     if soft or checks_skipped() and weight is None: return logits, target, None
-    require(isinstance(ignore_index, int) and not isinstance(ignore_index, bool), "ignore_index", "a whole number", repr(ignore_index))
+    require(isinstance(ignore_index, int) and not isinstance(ignore_index, bool), "ignore_index",
+            "a whole number", repr(ignore_index))
     kept = target.long() != ignore_index
     target = target.long().where(kept, 0)
     counts = kept.to(torch.promote_types(logits.dtype, torch.float32))
@@ -172,10 +180,12 @@ def check_weight(
     soft: bool = False, # whether labels are soft
 ) -> None:
     "Raise a ValueError unless there is a finite weight of at least 0 for each class of hard labels."
-    require(not soft, "weight", 'None for soft labels (reduction="none" gives losses to weigh)', "weights of classes")
+    require(not soft, "weight", 'None for soft labels (reduction="none" gives losses to weigh)',
+            "weights of classes")
     fits = isinstance(weight, Tensor) and weight.is_floating_point() and weight.shape == (C,)
     if not fits: require(False, "weight", f"floats of shape ({C},), one a class", kind(weight))
-    check_values(lambda: require(bool((weight.isfinite() & (weight >= 0)).all()), "weight", "finite numbers of at least 0", weight))
+    check_values(lambda: require(bool((weight.isfinite() & (weight >= 0)).all()), "weight",
+                                 "finite numbers of at least 0", weight))
 
 def _weights(weight, target):
     check_values(_check_hard, target, len(weight))
@@ -185,8 +195,8 @@ def _weights(weight, target):
 COMMON = dict(weight=None, ignore_index=-100, dim=None)
 
 def loss_function(
-    each: Callable, # logits (..., C), target and its own arguments → losses (...); checks what it is given
-) -> Callable: # the same with `reduction`, `weight` of the classes (unless it has its own), `ignore_index` and `dim`
+    each: Callable, # logits (..., C), target and its own arguments → losses (...); checks its own arguments
+) -> Callable: # the same with `reduction`, `ignore_index`, `dim`, and `weight` unless it has its own
     "Make a loss, with PyTorch's arguments, of what computes it sample by sample."
     own = signature(each).parameters
     positional = [p for p in own.values() if p.kind != Parameter.KEYWORD_ONLY]
@@ -201,7 +211,8 @@ def loss_function(
         return reduce(each(logits, target, *args, **options), reduction, counts)
 
     loss.each = each
-    loss.__signature__ = Signature([*positional, reduction_, *(p for p in own.values() if p not in positional), *added])
+    loss.__signature__ = Signature([*positional, reduction_,
+                                    *(p for p in own.values() if p not in positional), *added])
     return loss
 
 # %% ../nbs/engine/05_losses.ipynb #c05b65d4

@@ -78,12 +78,13 @@ def _taken(hook):
     return tuple(signature(hook).parameters), hook.keywords if isinstance(hook, partial) else {}
 
 def _check_hyperparameters(method):
-    given = method.hyperparameters
-    require(isinstance(given, Mapping), "hyperparameters", "a mapping of names to values", kind(given))
+    hyperparameters = method.hyperparameters
+    right = isinstance(hyperparameters, Mapping)
+    require(right, "hyperparameters", "a mapping of names to values", kind(hyperparameters))
     functions = [getattr(method, name) for name in (*HOOKS, "min_epochs")]
     hooks = [_taken(f) for f in functions if callable(f)]
     takes, bound = {n for names, _ in hooks for n in names}, {n for _, names in hooks for n in names}
-    for name, value in given.items():
+    for name, value in hyperparameters.items():
         require(name in takes, "hyperparameters", f"names that a hook of {method.name} takes", repr(name))
         require(name not in bound, "hyperparameters", "names that no partial has bound", repr(name))
         plain = value is None or isinstance(value, (int, float, str, tuple))
@@ -198,7 +199,7 @@ class Run:
 def _check_run(run):
     require(isinstance(run.method, Method), "method", "a Method", kind(run.method))
     y, tensors = run.labels, lambda state: all(isinstance(v, Tensor) for v in state.values())
-    numbers = lambda state: isinstance(state, Mapping) and tensors(state)
+    is_state = lambda state: isinstance(state, Mapping) and tensors(state)
     other = isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     integers = isinstance(y, Tensor) and not other and y.ndim == 1 and bool((y >= 0).all())
     require(integers, "labels", "class numbers of shape (N,)", kind(y))
@@ -208,7 +209,7 @@ def _check_run(run):
     if run.split_seed is not None: check_count(run.split_seed, "split_seed", -2**63)
     floats = lambda v: isinstance(v, Tensor) and v.is_floating_point() and v.ndim == 2 and len(v) == len(y)
     _check_optional(run.found_labels, "found_labels", floats, f"floats of shape ({len(y)}, C), or None")
-    _check_optional(run.init_state, "init_state", numbers, "a state dict, or None")
+    _check_optional(run.init_state, "init_state", is_state, "a state dict, or None")
 
 # %% ../nbs/engine/07_method.ipynb #deb266de
 def adagrad(

@@ -16,7 +16,7 @@ from .basics import check_count, check_number, kind, require
 
 # %% ../nbs/engine/03_models.ipynb #0b868735
 class Dropout(nn.Module):
-    "Dropout whose mask can be drawn outside, as random bytes in the buffer `mask`; without them it draws its own."
+    "Dropout whose mask may be drawn outside, as random bytes in the buffer `mask`."
     def __init__(self,
         p: float, # probability to drop, in [0, 1); with bytes from outside the nearest multiple of 1/256
         *shape: int, # shape of one sample's mask: the input's, or 1 where a whole dimension drops together
@@ -101,7 +101,8 @@ class LSTMClassifier(nn.Module):
         check_sizes(n_words=n_words, length=length, size=size, hidden=hidden, n_classes=n_classes)
         self.embed = nn.Sequential(nn.Embedding(n_words, size), Dropout(.8, length, size))
         self.lstm = nn.LSTM(size, hidden, batch_first=True)
-        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), Dropout(.5, hidden), nn.Linear(hidden, n_classes))
+        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), Dropout(.5, hidden),
+                                  nn.Linear(hidden, n_classes))
 
     def forward(self,
         words: Tensor, # word numbers, (batch, length)
@@ -127,7 +128,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.shortcut = nn.Identity() if inputs == outputs else _conv(inputs, outputs, 1, stride)
         before = _activate(inputs) if activate else nn.Identity()
-        self.residual = nn.Sequential(before, _conv(inputs, outputs, 3, stride), _activate(outputs), _conv(outputs, outputs))
+        self.residual = nn.Sequential(before, _conv(inputs, outputs, 3, stride), _activate(outputs),
+                                      _conv(outputs, outputs))
 
     def forward(self,
         x: Tensor, # (batch, inputs, height, width)
@@ -142,14 +144,16 @@ def ResNet(
     width: int = 16, # channels of the first stage
     early: bool = True, # whether the shortcut of the first block begins behind batch normalisation and ReLU
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
-    "Pre-activation residual network for small images: three stages of n blocks, each twice as wide as the one before."
+    "Pre-activation residual network for small images: three stages of n blocks, ever twice as wide."
     check_sizes(n_classes=n_classes, width=width)
-    require(isinstance(depth, int) and depth >= 8 and depth % 6 == 2, "depth", "6n + 2 with n of at least 1", depth)
+    require(isinstance(depth, int) and depth >= 8 and depth % 6 == 2, "depth",
+            "6n + 2 with n of at least 1", depth)
     w, more = width, (depth - 2) // 6 - 1
-    stage = lambda a, b, stride, activate=True: [ResidualBlock(a, b, stride, activate)] + [ResidualBlock(b, b) for _ in range(more)]
-    return nn.Sequential(
-        _conv(3, w), _activate(w) if early else nn.Identity(), *stage(w, w, 1, activate=not early), *stage(w, 2 * w, 2), *stage(2 * w, 4 * w, 2),
-        _activate(4 * w), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, n_classes))
+    def stage(a, b, stride, activate=True):
+        return [ResidualBlock(a, b, stride, activate), *(ResidualBlock(b, b) for _ in range(more))]
+    return nn.Sequential(_conv(3, w), _activate(w) if early else nn.Identity(),
+                         *stage(w, w, 1, activate=not early), *stage(w, 2 * w, 2), *stage(2 * w, 4 * w, 2),
+                         _activate(4 * w), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, n_classes))
 
 # %% ../nbs/engine/03_models.ipynb #3ada772e
 class AddChannel(nn.Module):
@@ -164,7 +168,7 @@ def ImageResNet(
     depth: int, # 18 or 34
     n_classes: int, # C
     channels: int = 3, # 1 for grey images
-) -> nn.Module: # images, (batch, channels, height, width) or grey ones without the channel, 28 × 28 or larger → logits, (batch, C)
+) -> nn.Module: # images, (batch, channels, height, width), or grey without channel, from 28 × 28 on → logits
     "torchvision's residual network with the stem for small images (Zhang & Sabuncu)."
     check_sizes(n_classes=n_classes, channels=channels)
     from torchvision.models import resnet18, resnet34
@@ -175,7 +179,8 @@ def ImageResNet(
 
 # %% ../nbs/engine/03_models.ipynb #7123e0af
 def _convolve(inputs, outputs): return [nn.Conv2d(inputs, outputs, 3, padding=1), _activate(outputs)]
-def _dense(inputs, outputs, activate): return [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs), nn.ReLU()] if activate else [])]
+def _dense(inputs, outputs, activate):
+    return [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs), nn.ReLU()] if activate else [])]
 
 def PlainCNN(
     n_classes: int = 10, # C
@@ -183,19 +188,21 @@ def PlainCNN(
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Six convolutions and two dense layers (Wang et al. 2018, and so Zhang & Sabuncu's Table 2)."
     check_sizes(n_classes=n_classes)
-    pairs = [m for a, b in ((3, 64), (64, 128), (128, 196)) for m in [*_convolve(a, b), *_convolve(b, b), nn.MaxPool2d(2)]]
+    pairs = [m for a, b in ((3, 64), (64, 128), (128, 196))
+             for m in [*_convolve(a, b), *_convolve(b, b), nn.MaxPool2d(2)]]
     return nn.Sequential(*pairs, nn.Flatten(), *_dense(196 * 16, 256, activate), nn.Linear(256, n_classes))
 
 def DigitCNN(
     n_classes: int = 10, # C
     channels: int = 1, # 3 for colour
     size: int = 28, # pixels a side, a multiple of 4
-) -> nn.Sequential: # images, (batch, channels, size, size) or grey ones without the channel → logits, (batch, C)
+) -> nn.Sequential: # images, (batch, channels, size, size), or grey without channel → logits, (batch, C)
     "Two convolutions and two dense layers (Wang et al. 2019 on MNIST)."
     check_sizes(n_classes=n_classes, channels=channels, size=size)
     require(size % 4 == 0 and size > 0, "size", "a multiple of 4", size)
     pairs = [m for a, b in ((channels, 32), (32, 64)) for m in [*_convolve(a, b), nn.MaxPool2d(2)]]
-    return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(4 * size ** 2, 128, True), nn.Linear(128, n_classes))
+    return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(4 * size ** 2, 128, True),
+                         nn.Linear(128, n_classes))
 
 # %% ../nbs/engine/03_models.ipynb #8ca2580f
 def LeNet(
@@ -203,8 +210,9 @@ def LeNet(
 ) -> nn.Sequential: # images, (batch, 28, 28) or (batch, 1, 28, 28) → logits, (batch, C)
     "Three convolutions without padding and a dense layer (Jindal et al. on MNIST)."
     check_sizes(n_classes=n_classes)
-    return nn.Sequential(AddChannel(), nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2),
-        nn.Conv2d(50, 500, 4), nn.ReLU(), nn.Flatten(), nn.Linear(500, n_classes))
+    return nn.Sequential(AddChannel(), nn.Conv2d(1, 20, 5), nn.MaxPool2d(2),
+                         nn.Conv2d(20, 50, 5), nn.MaxPool2d(2),
+                         nn.Conv2d(50, 500, 4), nn.ReLU(), nn.Flatten(), nn.Linear(500, n_classes))
 
 def QuickCNN(
     n_classes: int = 10, # C
@@ -212,16 +220,19 @@ def QuickCNN(
     "Four convolutions and a dense layer (Jindal et al. on CIFAR-10)."
     check_sizes(n_classes=n_classes)
     conv, pool = lambda a, b: nn.Conv2d(a, b, 5, padding=2), dict(kernel_size=3, stride=2, ceil_mode=True)
-    return nn.Sequential(conv(3, 32), nn.MaxPool2d(**pool), nn.ReLU(), conv(32, 32), nn.ReLU(), nn.AvgPool2d(**pool),
-        conv(32, 64), nn.ReLU(), nn.AvgPool2d(**pool), nn.Conv2d(64, 64, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, n_classes))
+    return nn.Sequential(conv(3, 32), nn.MaxPool2d(**pool), nn.ReLU(), conv(32, 32), nn.ReLU(),
+                         nn.AvgPool2d(**pool), conv(32, 64), nn.ReLU(), nn.AvgPool2d(**pool),
+                         nn.Conv2d(64, 64, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, n_classes))
 
 def SmallCNN(
     n_classes: int = 100, # C
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Two convolutions and three dense layers (Jindal et al. on CIFAR-100, “LC-CNN”; the sizes are ours)."
     check_sizes(n_classes=n_classes)
-    pairs = [m for a, b in ((3, 32), (32, 64)) for m in (nn.Conv2d(a, b, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2))]
-    return nn.Sequential(*pairs, nn.Flatten(), nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, n_classes))
+    pairs = [m for a, b in ((3, 32), (32, 64))
+             for m in (nn.Conv2d(a, b, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2))]
+    return nn.Sequential(*pairs, nn.Flatten(), nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, 256),
+                         nn.ReLU(), nn.Linear(256, n_classes))
 
 # %% ../nbs/engine/03_models.ipynb #daedf0a4
 @torch.no_grad()
@@ -231,7 +242,7 @@ def last_hidden(
 ) -> Tensor: # (batch, width)
     "What enters the last dense layer."
     seen, last = [], [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
-    handle = last.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    handle = last.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try: network(x)
     finally: handle.remove()
     return seen[0]
@@ -242,7 +253,7 @@ def initialise(
     model: nn.Module, # changed in place
     generator: Generator, # its draws, layer by layer in the order of the modules
 ) -> nn.Module: # the same model
-    "He-normal weights; the last dense layer, embeddings and LSTMs uniform in [−0.05, 0.05]; biases 0, forget gates 1."
+    "He-normal weights; last layer, embeddings, LSTMs uniform in [−0.05, 0.05]; biases 0, forget gates 1."
     require(isinstance(model, nn.Module), "model", "a network", kind(model))
     require(isinstance(generator, Generator), "generator", "a torch.Generator", kind(generator))
     kinds = nn.Linear, nn.Conv2d, nn.Embedding, nn.LSTM, nn.BatchNorm1d, nn.BatchNorm2d

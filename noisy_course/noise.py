@@ -35,12 +35,14 @@ def check_transition(
     "Raise a `ValueError` unless `T` is a row-stochastic matrix, or a stack of them."
     floats = isinstance(T, Tensor) and T.is_floating_point()
     require(floats, argument, "a tensor of floats, (..., C, C)", kind(T))
-    require(T.ndim >= 2 and T.shape[-1] == T.shape[-2] > 0, argument, "a square matrix", f"shape {tuple(T.shape)}")
+    require(T.ndim >= 2 and T.shape[-1] == T.shape[-2] > 0, argument, "a square matrix",
+            f"shape {tuple(T.shape)}")
     require(n_classes in (None, T.shape[-1]), argument, f"{n_classes} classes", T.shape[-1])
     require(bool(T.isfinite().all()), argument, "finite entries", "NaN or infinity")
     require(bool((T >= 0).all()), argument, "no entry below 0", f"{T.min():.3g}")
     worst = (total(T) - 1).abs().max()
-    require(bool(worst < tolerance(T.dtype)), argument, "rows that sum to 1", f"a row that is off by {worst:.3g}")
+    require(bool(worst < tolerance(T.dtype)), argument, "rows that sum to 1",
+            f"a row that is off by {worst:.3g}")
 
 # %% ../nbs/02_noise.ipynb #f1ab5f03
 def check_labels(
@@ -49,7 +51,8 @@ def check_labels(
     argument: str = "labels", # their name in the message
 ) -> None:
     "Raise a `ValueError` unless `labels` are integers in 0..C-1."
-    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    whole = (isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
+             and labels.dtype != torch.bool)
     require(whole, argument, "a tensor of integers", kind(labels))
     if labels.numel() == 0: return
     low, high = labels.long().min().item(), labels.long().max().item()
@@ -61,7 +64,7 @@ def _check_generator(generator):
 # %% ../nbs/02_noise.ipynb #a6bbe9e9
 def symmetric(
     n_classes: int, # C
-    rate: float, # probability of leaving the true class; with `include_true`, of a fresh draw over all classes
+    rate: float, # probability of leaving the true class, or of a fresh draw with `include_true`
     include_true: bool = False, # draw from all C classes, the true one too (Tanaka et al., Eq. 13)
 ) -> Tensor: # T, (C, C), float64
     "Every other class is equally likely."
@@ -86,10 +89,13 @@ def pair_flips(
     check_rate(rate)
     pairs = list(flips.items()) if isinstance(flips, dict) else flips
     wanted = "pairs of classes, as {from: to} or [(from, to), ...]"
-    require(isinstance(pairs, (list, tuple)) and all(_is_pair(pair) for pair in pairs), "flips", wanted, kind(flips))
-    require(len({i for i, _ in pairs}) == len(pairs), "flips", "each class at most once as the first of a pair", pairs)
+    require(isinstance(pairs, (list, tuple)) and all(_is_pair(pair) for pair in pairs), "flips",
+            wanted, kind(flips))
+    require(len({i for i, _ in pairs}) == len(pairs), "flips",
+            "each class at most once as the first of a pair", pairs)
     for i, j in pairs:
-        require(i != j and 0 <= min(i, j) and max(i, j) < n_classes, "flips", f"two classes in 0..{n_classes - 1}", (i, j))
+        require(i != j and 0 <= min(i, j) and max(i, j) < n_classes, "flips",
+                f"two classes in 0..{n_classes - 1}", (i, j))
         T[i, i], T[i, j] = 1 - rate, rate
     return T
 
@@ -113,7 +119,8 @@ def circle(
     classes: list, # class numbers, in order
 ) -> list: # [(from, to), ...]
     "Each class flips into the next, the last into the first."
-    require(isinstance(classes, (list, tuple)) and len(classes) > 1, "classes", "a list of at least two", kind(classes))
+    require(isinstance(classes, (list, tuple)) and len(classes) > 1, "classes", "a list of at least two",
+            kind(classes))
     return list(zip(classes, [*classes[1:], classes[0]]))
 
 # %% ../nbs/02_noise.ipynb #0bdbd775
@@ -159,7 +166,7 @@ def random_simplex(
     rate: float, # probability of leaving the true class
     generator: Generator, # decides where each class goes
 ) -> Tensor: # T, (C, C), float64
-    "Each class spreads its errors in its own way, uniform on the simplex of the other classes (Jindal et al., Eq. 1)."
+    "Each class spreads its errors in its own way, uniform on the simplex (Jindal et al., Eq. 1)."
     stay = symmetric(n_classes, rate).diagonal().diag()
     _check_generator(generator)
     draws = torch.empty(n_classes, n_classes, dtype=torch.float64, device=generator.device)
@@ -210,7 +217,8 @@ def realised(
     check_count(n_classes, "n_classes")
     check_labels(clean, n_classes, "clean")
     check_labels(noisy, n_classes, "noisy")
-    require(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}, as clean has", tuple(noisy.shape))
+    require(clean.shape == noisy.shape, "noisy", f"shape {tuple(clean.shape)}, as clean has",
+            tuple(noisy.shape))
     pairs = clean.flatten().long() * n_classes + noisy.flatten().long()
     counts = pairs.bincount(minlength=n_classes ** 2).reshape(n_classes, n_classes).double()
     seen = counts.sum(1, keepdim=True)
@@ -231,12 +239,14 @@ def standard_error(
 
 # %% ../nbs/02_noise.ipynb #52b6b728
 def _check_images(x, argument):
-    require(isinstance(x, Tensor) and not x.is_complex() and x.ndim > 1, argument, "a tensor of shape (N, ...)", kind(x))
-    require(not x.is_floating_point() or bool(x.isfinite().all()), argument, "finite numbers", "NaN or infinity")
+    require(isinstance(x, Tensor) and not x.is_complex() and x.ndim > 1, argument,
+            "a tensor of shape (N, ...)", kind(x))
+    require(not x.is_floating_point() or bool(x.isfinite().all()), argument, "finite numbers",
+            "NaN or infinity")
 
 def open_set(
     images: Tensor, # (N, ...)
-    outside: Tensor, # images of no known class, (M, ...), of the same shape and dtype; each is used once at most
+    outside: Tensor, # images of no known class, (M, ...), of the same shape and dtype, each used at most once
     rate: float, # probability that an image is replaced
     generator: Generator, # its draws
 ) -> tuple: # images, (N, ...), and which were replaced, (N,) bool
@@ -245,7 +255,8 @@ def open_set(
     _check_generator(generator)
     for name, x in dict(images=images, outside=outside).items(): _check_images(x, name)
     same = outside.shape[1:] == images.shape[1:] and outside.dtype == images.dtype
-    require(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}, as images have", kind(outside))
+    require(same, "outside", f"{images.dtype} of shape {('M', *images.shape[1:])}, as images have",
+            kind(outside))
     replaced = torch.rand(len(images), generator=generator, device=generator.device) < rate
     order = torch.randperm(len(outside), generator=generator, device=generator.device)[:replaced.sum()]
     require(len(order) == replaced.sum(), "outside", f"at least {replaced.sum()} images", len(outside))
@@ -290,7 +301,8 @@ def save_noise(
 ) -> None:
     "Write noisy labels with their T, seed and checksums, as JSON."
     realised(clean, noisy, len(T))
-    record = dict(seed=seed, T=T.tolist(), sha256=_digest(noisy, T), clean_sha256=_digest(clean), labels=noisy.tolist())
+    record = dict(seed=seed, T=T.tolist(), sha256=_digest(noisy, T), clean_sha256=_digest(clean),
+                  labels=noisy.tolist())
     with atomic_write(path) as part: part.write_text(json.dumps(record))
 
 # %% ../nbs/02_noise.ipynb #a5c202ad
@@ -301,9 +313,11 @@ def load_noise(
     "Read noisy labels, and make sure that they are whole and belong to these clean labels."
     try:
         record = json.loads(Path(path).read_text())
-        noisy, T = torch.tensor(record["labels"], dtype=torch.long), torch.tensor(record["T"], dtype=torch.float64)
+        noisy = torch.tensor(record["labels"], dtype=torch.long)
+        T = torch.tensor(record["T"], dtype=torch.float64)
         whole = record["sha256"] == _digest(noisy, T)
     except (ValueError, KeyError, TypeError): whole = False
     require(whole, str(path), "a whole noise file", "one that is cut or altered")
-    require(record["clean_sha256"] == _digest(clean), "clean", "the labels this noise was drawn for", "others, or another order")
+    require(record["clean_sha256"] == _digest(clean), "clean", "the labels this noise was drawn for",
+            "others, or another order")
     return noisy, T, record["seed"]

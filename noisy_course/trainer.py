@@ -61,8 +61,8 @@ def loss(self: Group,
     masks: dict = {}, # of dropout in the layer
 ) -> Tensor: # (runs, B)
     "The method's loss of each sample."
-    given = self.loss_arguments | state
-    return self.hooks["loss"](self.outputs(logits, True, masks), labels, reduction="none", **given)
+    arguments = self.loss_arguments | state
+    return self.hooks["loss"](self.outputs(logits, True, masks), labels, reduction="none", **arguments)
 
 # %% ../nbs/engine/09_trainer.ipynb #aed45bb9
 @patch
@@ -151,11 +151,11 @@ def group(self: Trainer,
     require(rows == list(range(rows[0], rows[-1] + 1)), "runs", "runs sorted by method",
             [run.method.name for run in self.runs])
     runs, hooks = [self.runs[r] for r in rows], {name: method.hook(name) for name in HOOKS}
-    given = hooks["loss_arguments"](moved(torch.stack([run.T for run in runs]),
-                                          self.device)) if method.loss_arguments else {}
+    T = moved(torch.stack([run.T for run in runs]), self.device) if method.loss_arguments else None
+    loss_arguments = {} if T is None else hooks["loss_arguments"](T)
     layer = self.layer(hooks["layer"], runs) if method.layer else None
     state = [self.remembered(hooks[name], runs) for name in ("sample_state", "run_state")]
-    return Group(method, slice(rows[0], rows[-1] + 1), hooks, given, layer, *state)
+    return Group(method, slice(rows[0], rows[-1] + 1), hooks, loss_arguments, layer, *state)
 
 @patch
 def layer(self: Trainer,

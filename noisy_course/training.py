@@ -123,9 +123,9 @@ def same_run(
 ) -> bool:
     "Whether two runs would give the same numbers; T counts only for methods with a stage that is given it."
     if (a.method, a.seed, a.split_seed) != (b.method, b.seed, b.split_seed): return False
-    given = any(method.loss_arguments for method in stages(a.method))
-    kept = lambda run: [*map(checksum,
-                             (run.labels, run.found_labels, run.init_state, run.T if given else None))]
+    knows_T = any(method.loss_arguments for method in stages(a.method))
+    def kept(run):
+        return [*map(checksum, (run.labels, run.found_labels, run.init_state, run.T if knows_T else None))]
     return kept(a) == kept(b)
 
 def first_stage_runs(

@@ -13,12 +13,14 @@ def np_softmax(z):
 def sample(shape, C, seed, scale=3.):
     "Logits in float64, and labels."
     g = Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, C, dtype=torch.float64, generator=g), torch.randint(C, shape, generator=g)
+    return (scale * torch.randn(*shape, C, dtype=torch.float64, generator=g),
+            torch.randint(C, shape, generator=g))
 
 def toy(n=80, C=4):
     "Grey squares, a class a shade."
     g = Generator().manual_seed(0)
-    draw = lambda y: 60 * y.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).to(torch.uint8) + torch.randint(40, (len(y), 1, 4, 4), generator=g, dtype=torch.uint8)
+    draw = (lambda y: 60 * y.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).to(torch.uint8)
+            + torch.randint(40, (len(y), 1, 4, 4), generator=g, dtype=torch.uint8))
     y, y_test = torch.arange(n) % C, torch.arange(40) % C
     return Dataset("toy", draw(y), y, draw(y_test), y_test, tuple("abcd"))
 

@@ -1,4 +1,5 @@
-"""What every loss and every loss module of the course keeps to, found by inspection, beside PyTorch's own losses where there is one."""
+"""What every loss and every loss module of the course keeps to, found by inspection, beside PyTorch's own
+losses where there is one."""
 import copy
 import inspect
 import pickle
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
-from noisy_course import generalized_cross_entropy, joint_optimization, loss_correction, losses, nnaqc, noise, symmetric_cross_entropy
+from noisy_course import (generalized_cross_entropy, joint_optimization, loss_correction, losses, nnaqc,
+                          noise, symmetric_cross_entropy)
 from noisy_course.lab import protocols
 from noisy_course.losses import LossModule, skip_checks
 
@@ -19,7 +21,8 @@ T = (3 * torch.eye(C, dtype=F64) + torch.randn(C, C, dtype=F64, generator=G)).so
 Z, Y = 3 * torch.randn(N, C, dtype=F64, generator=G), torch.arange(N) % C
 SOFT, OTHER = torch.randn(N, C, dtype=F64, generator=G).softmax(-1), torch.randn(N, C, dtype=F64, generator=G)
 NEEDED = dict(T=T, alpha=.3, beta=.7)
-CHAPTERS = (losses, loss_correction, generalized_cross_entropy, symmetric_cross_entropy, nnaqc, joint_optimization, protocols)
+CHAPTERS = (losses, loss_correction, generalized_cross_entropy, symmetric_cross_entropy, nnaqc,
+            joint_optimization, protocols)
 
 def is_loss(f):
     "A function of logits and labels that reduces."
@@ -28,15 +31,17 @@ def is_loss(f):
 
 def own(f):
     "What a loss must be given besides logits and labels."
-    needed = [p.name for p in inspect.signature(f).parameters.values() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    return {name: NEEDED[name] for name in needed if name not in ("logits", "target", "soft_target", "noisy_logits")}
+    needed = [p.name for p in inspect.signature(f).parameters.values()
+              if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return {name: NEEDED[name] for name in needed
+            if name not in ("logits", "target", "soft_target", "noisy_logits")}
 
 def called(f, z=Z, target=Y, **more):
     "A loss of logits; NNAQC sees twice as large ones above its layer."
-    given = own(f) | more
-    if "noisy_logits" in inspect.signature(f).parameters: given = dict(noisy_logits=2 * z) | given
+    arguments = own(f) | more
+    if "noisy_logits" in inspect.signature(f).parameters: arguments = dict(noisy_logits=2 * z) | arguments
     label = "soft_target" if "soft_target" in inspect.signature(f).parameters else "target"
-    return f(z, **{label: target}, **given)
+    return f(z, **{label: target}, **arguments)
 
 def defined(module):
     "What a module defines itself."
@@ -53,11 +58,14 @@ OF_A_BATCH, OF_THE_METHOD = {"joint_loss"}, {"weighted_gce", "step_one_loss", "s
 each = pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("step_one_loss", "step_two_loss")])
 
 def test_all_losses_are_found():
-    assert len(LOSSES) >= 23 and {"cross_entropy", "forward_cross_entropy", "weighted_gce", "d2l", "nnaqc", "joint_loss", "forward_qc"} <= set(LOSSES)
+    assert len(LOSSES) >= 23
+    assert {"cross_entropy", "forward_cross_entropy", "weighted_gce", "d2l", "nnaqc", "joint_loss",
+            "forward_qc"} <= set(LOSSES)
 
 
 @each
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16,
+                                   torch.uint32, torch.uint64])
 def test_any_type_of_integers(name, dtype):
     torch.testing.assert_close(called(LOSSES[name], target=Y.to(dtype)), called(LOSSES[name]), rtol=0, atol=0)
 
@@ -72,8 +80,10 @@ def test_samples_left_out_do_not_count(name, how):
     got = called(LOSSES[name], target=out, reduction=how)
     torch.testing.assert_close(got[kept] if how == "none" else got, few)
     if how == "none": assert (got[~kept] == 0).all()
-    torch.testing.assert_close(called(LOSSES[name], target=out.where(kept, 77), reduction=how, ignore_index=77), got)
-    assert called(LOSSES[name], target=torch.full_like(Y, -100)).isnan() and called(LOSSES[name], target=torch.full_like(Y, -100), reduction="sum") == 0
+    torch.testing.assert_close(called(LOSSES[name], target=out.where(kept, 77), reduction=how,
+                                      ignore_index=77), got)
+    assert called(LOSSES[name], target=torch.full_like(Y, -100)).isnan()
+    assert called(LOSSES[name], target=torch.full_like(Y, -100), reduction="sum") == 0
 
 @each
 def test_samples_left_out_under_vmap_and_compile(name):
@@ -98,18 +108,22 @@ def test_weights_of_classes(name):
     torch.testing.assert_close(called(LOSSES[name], weight=w), (one * w[Y]).sum() / w[Y].sum())
     for bad in (w[:4], w.long(), -w, w * torch.nan, w.numpy(), [1.] * 5, 2.):
         with pytest.raises(ValueError, match="^weight: expected"): called(LOSSES[name], weight=bad)
-    with pytest.raises(ValueError, match="^weight: expected None for soft labels"): called(LOSSES[name], target=SOFT, weight=w)
+    with pytest.raises(ValueError, match="^weight: expected None for soft labels"):
+        called(LOSSES[name], target=SOFT, weight=w)
 
 @each
 def test_classes_on_axis_1(name):
     if name in OF_A_BATCH: pytest.skip("its batch is the second last axis")
     z, y = Z.view(2, 4, C).movedim(-1, 1), Y.view(2, 4)
-    torch.testing.assert_close(called(LOSSES[name], z, y, dim=1, reduction="none"), called(LOSSES[name], reduction="none").view(2, 4))
+    torch.testing.assert_close(called(LOSSES[name], z, y, dim=1, reduction="none"),
+                               called(LOSSES[name], reduction="none").view(2, 4))
     soft = SOFT.view(2, 4, C)
-    torch.testing.assert_close(called(LOSSES[name], z, soft.movedim(-1, 1), dim=1), called(LOSSES[name], target=SOFT))
+    torch.testing.assert_close(called(LOSSES[name], z, soft.movedim(-1, 1), dim=1),
+                               called(LOSSES[name], target=SOFT))
     with pytest.raises(ValueError, match="^target: expected .*dim=1"): called(LOSSES[name], z, y)
     for bad in (3, -4, 1.5, "1", True):
-        with pytest.raises(ValueError, match=r"^dim: expected an axis of \(2, 5, 4\)"): called(LOSSES[name], z, y, dim=bad)
+        with pytest.raises(ValueError, match=r"^dim: expected an axis of \(2, 5, 4\)"):
+            called(LOSSES[name], z, y, dim=bad)
 
 @each
 def test_two_readings_of_one_shape_warn(name):
@@ -127,12 +141,14 @@ def test_as_pytorchs():
     for how in ("mean", "sum", "none"):
         for more in (dict(), dict(weight=w), dict(ignore_index=2)):
             y_ = y if "ignore_index" not in more else y.where(y >= 0, 2)
-            torch.testing.assert_close(losses.cross_entropy(z, y_, dim=1, reduction=how, **more), F.cross_entropy(z, y_, reduction=how, **more))
+            torch.testing.assert_close(losses.cross_entropy(z, y_, dim=1, reduction=how, **more),
+                                       F.cross_entropy(z, y_, reduction=how, **more))
 
 @each
 def test_soft_labels_sum_to_one(name):
     for bad in (torch.full((N, C), .5), torch.full((N, C), .125), torch.zeros(N, C), SOFT * 1.01):
-        with pytest.raises(ValueError, match="^(soft_)?target: expected soft labels that sum to 1"): called(LOSSES[name], target=bad)
+        with pytest.raises(ValueError, match="^(soft_)?target: expected soft labels that sum to 1"):
+            called(LOSSES[name], target=bad)
     for dtype in (torch.float32, torch.float16, torch.bfloat16): called(LOSSES[name], target=SOFT.to(dtype))
 
 @each
@@ -149,7 +165,8 @@ def test_values_are_not_looked_at_where_they_are_trusted(name):
 def test_signature_says_what_is_taken(name):
     if name in LOG: return
     taken = inspect.signature(LOSSES[name]).parameters
-    assert {"reduction", "ignore_index", "dim", "weight"} <= set(taken) or any(p.kind == p.VAR_KEYWORD for p in taken.values())
+    assert ({"reduction", "ignore_index", "dim", "weight"} <= set(taken)
+            or any(p.kind == p.VAR_KEYWORD for p in taken.values()))
     with pytest.raises(TypeError): called(LOSSES[name], redcution="sum")
 
 
@@ -158,7 +175,8 @@ def test_signature_says_what_is_taken(name):
 PRIOR = torch.tensor([.1, .2, .3, .2, .2], dtype=F64)
 MODULES = {cls.__name__: cls for module in CHAPTERS for cls in defined(module)
            if inspect.isclass(cls) and issubclass(cls, LossModule) and cls is not LossModule}
-MADE = dict(ForwardCrossEntropyLoss=dict(T=T), BackwardCrossEntropyLoss=dict(T=T), SymmetricCrossEntropyLoss=dict(alpha=.3, beta=.7), JointLoss=dict(prior=PRIOR),
+MADE = dict(ForwardCrossEntropyLoss=dict(T=T), BackwardCrossEntropyLoss=dict(T=T),
+            SymmetricCrossEntropyLoss=dict(alpha=.3, beta=.7), JointLoss=dict(prior=PRIOR),
             NNAQCLoss=dict(n_classes=C), NoiseLayerLoss=dict(layer=nnaqc.NonlinearNoiseLayer(C)))
 each_module = pytest.mark.parametrize("name", MODULES)
 
@@ -173,25 +191,31 @@ def test_options_of_modules(name):
     z = Z.float()
     plain = made(name)
     torch.testing.assert_close(made(name, ignore_index=1)(z, Y), plain(z[Y != 1], Y[Y != 1]))
-    torch.testing.assert_close(made(name, weight=w, reduction="none")(z, Y), made(name, reduction="none")(z, Y) * w[Y])
-    torch.testing.assert_close(made(name, reduction="sum")(z, out), made(name, reduction="none")(z, out).sum())
-    if not hasattr(plain, "layer") and name != "JointLoss": torch.testing.assert_close(made(name, dim=0)(z.T, out), plain(z, out))
+    torch.testing.assert_close(made(name, weight=w, reduction="none")(z, Y),
+                               made(name, reduction="none")(z, Y) * w[Y])
+    torch.testing.assert_close(made(name, reduction="sum")(z, out),
+                               made(name, reduction="none")(z, out).sum())
+    if not hasattr(plain, "layer") and name != "JointLoss":
+        torch.testing.assert_close(made(name, dim=0)(z.T, out), plain(z, out))
     with pytest.raises(TypeError): made(name, wieght=w)(z, Y)
 
 @each_module
 @pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.float32, torch.float64])
 def test_matrices_and_priors_keep_their_type(name, dtype):
     module, z = made(name, weight=torch.rand(C, dtype=F64)).to(dtype), Z.to(dtype)
-    assert {b.dtype for b in module.buffers(recurse=False)} == {F64} and module(z, Y).dtype == dtype and module(z, Y).isfinite()
+    assert {b.dtype for b in module.buffers(recurse=False)} == {F64} and module(z, Y).dtype == dtype
+    assert module(z, Y).isfinite()
 
 @each_module
 def test_tensors_travel_with_the_module(name):
     module = made(name, weight=torch.rand(C))
-    tensors = {k for k, v in (MADE.get(name, {}) | dict(weight=1)).items() if isinstance(v, torch.Tensor) or k == "weight"}
+    tensors = {k for k, v in (MADE.get(name, {}) | dict(weight=1)).items()
+               if isinstance(v, torch.Tensor) or k == "weight"}
     assert tensors <= set(module.state_dict())
     there = copy.deepcopy(module).to("meta")
     assert {t.device.type for t in there.state_dict().values()} == {"meta"}
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))): torch.testing.assert_close(twin(Z.float(), Y), module(Z.float(), Y))
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(twin(Z.float(), Y), module(Z.float(), Y))
 
 def test_a_device_without_float64_gets_float32(monkeypatch):
     "No such device here: the meta device plays one that refuses float64, as mps does."
@@ -199,7 +223,8 @@ def test_a_device_without_float64_gets_float32(monkeypatch):
     moved_to = torch.Tensor.to
     def refusing(x, *args, **kwargs):
         out = moved_to(x, *args, **kwargs)
-        if out.device.type == "meta" and out.dtype == F64: raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        if out.device.type == "meta" and out.dtype == F64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
         return out
     monkeypatch.setattr(torch.Tensor, "to", refusing)
     for name in ("ForwardCrossEntropyLoss", "BackwardCrossEntropyLoss", "JointLoss"):
@@ -231,7 +256,8 @@ def test_weights_of_samples():
     got = generalized_cross_entropy.weighted_gce(Z, Y, weight=w, reduction="none")
     torch.testing.assert_close(got, torch.from_numpy(by_hand))
     for bad in (w[:, None], w[:4], torch.tensor(1.), -w, w * torch.nan, 2 * w, w.numpy()):
-        with pytest.raises(ValueError, match="^weight: expected"): generalized_cross_entropy.weighted_gce(Z, Y, weight=bad)
+        with pytest.raises(ValueError, match="^weight: expected"):
+            generalized_cross_entropy.weighted_gce(Z, Y, weight=bad)
 
 def test_reverse_cross_entropy_of_soft_labels_takes_no_log_of_zero():
     q = torch.tensor([[1., 0, 0], [.5, .5, 0], [.99, .005, .005]], dtype=F64, requires_grad=True)
@@ -244,14 +270,16 @@ def test_reverse_cross_entropy_of_soft_labels_takes_no_log_of_zero():
 
 def test_dimension_does_not_depend_on_an_offset():
     x = .01 * torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
-    r = torch.from_numpy(__import__("scipy.spatial").spatial.distance_matrix(x.double(), x.double())).sort(-1).values[:, 1:21]
+    r = (torch.from_numpy(__import__("scipy.spatial").spatial.distance_matrix(x.double(), x.double()))
+         .sort(-1).values[:, 1:21])
     exact = (-1 / (r / r[:, -1:]).log().mean(-1)).mean().item()
     for offset in (0, 5):
         found = symmetric_cross_entropy.local_intrinsic_dimensionality(x + offset).mean().item()
         assert found == pytest.approx(exact, rel=2e-3), offset
 
 def test_an_empty_batch_of_the_joint_loss_is_nan_as_torchs():
-    assert joint_optimization.JointLoss()(Z[:0], SOFT[:0]).isnan() and joint_optimization.joint_loss(Z[:0], Y[:0], reduction="sum") == 0
+    assert joint_optimization.JointLoss()(Z[:0], SOFT[:0]).isnan()
+    assert joint_optimization.joint_loss(Z[:0], Y[:0], reduction="sum") == 0
 
 @pytest.mark.parametrize("n_classes", [2, 10, 33, 34, 40, 100])
 @pytest.mark.parametrize("rate", [.1, .3, .5])
@@ -263,29 +291,39 @@ def test_automatic_percentile_finds_perfect_examples(n_classes, rate):
         torch.testing.assert_close(loss_correction.estimate_transition(seen, "auto"), T_)
         if n_classes < 34: torch.testing.assert_close(loss_correction.estimate_transition(seen, 97), T_)
     if n_classes >= 34:
-        with pytest.warns(UserWarning, match="another class's example"): loss_correction.estimate_transition(seen, 97)
+        with pytest.warns(UserWarning, match="another class's example"):
+            loss_correction.estimate_transition(seen, 97)
 
 def test_automatic_percentile_of_rare_classes():
     "One class has 8 examples of a thousand; the 97th percentile takes others' for it."
     T_, y = noise.symmetric(5, .4), torch.arange(4).repeat_interleave(248).tolist() + [4] * 8
     seen = torch.eye(5, dtype=F64)[y] @ T_
     torch.testing.assert_close(loss_correction.estimate_transition(seen, "auto"), T_)
-    with pytest.warns(UserWarning, match="another class's example for 1 of 5"): loss_correction.estimate_transition(seen, 97)
+    with pytest.warns(UserWarning, match="another class's example for 1 of 5"):
+        loss_correction.estimate_transition(seen, 97)
 
 def test_methods_choose_their_percentile_by_the_classes():
     T_ = noise.symmetric(40, .3)
     seen = torch.eye(40, dtype=F64).repeat(50, 1) @ T_
-    for method in ("forward_estimated", "backward_estimated"): torch.testing.assert_close(loss_correction.METHODS[method].hook("estimate")(seen), T_)
-    torch.testing.assert_close(loss_correction.two_stage(lambda loss: lambda x: x.log(), seen, loss_correction.forward_cross_entropy)[1], T_)
+    for method in ("forward_estimated", "backward_estimated"):
+        torch.testing.assert_close(loss_correction.METHODS[method].hook("estimate")(seen), T_)
+    torch.testing.assert_close(loss_correction.two_stage(lambda loss: lambda x: x.log(), seen,
+                                                         loss_correction.forward_cross_entropy)[1], T_)
 
 def test_classes_without_labels_and_shares_warn():
     seen = torch.tensor([[.9, .1, 0.], [.2, .8, 0.]], dtype=F64)
-    with pytest.warns(UserWarning, match="no example is thought to carry the label, not even by 1/3, for 1 of 3 classes"): loss_correction.estimate_transition(seen)
-    with pytest.warns(UserWarning, match="percentile: 0.97 is below 1"): loss_correction.estimate_transition(seen[:, :2], .97)
+    with pytest.warns(UserWarning,
+                      match="no example is thought to carry the label, not even by 1/3, for 1 of 3 classes"):
+        loss_correction.estimate_transition(seen)
+    with pytest.warns(UserWarning, match="percentile: 0.97 is below 1"):
+        loss_correction.estimate_transition(seen[:, :2], .97)
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16])
+@pytest.mark.parametrize("dtype",
+                         [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16])
 def test_noise_takes_and_gives_any_type_of_integers(dtype):
     y = (torch.arange(1000) % 10)
     noisy = noise.corrupt(y.to(dtype), noise.symmetric(10, .4), torch.Generator().manual_seed(0))
-    assert noisy.dtype == dtype and torch.equal(noisy.long(), noise.corrupt(y, noise.symmetric(10, .4), torch.Generator().manual_seed(0)))
+    assert noisy.dtype == dtype
+    assert torch.equal(noisy.long(),
+                       noise.corrupt(y, noise.symmetric(10, .4), torch.Generator().manual_seed(0)))
     torch.testing.assert_close(noise.realised(y.to(dtype), noisy, 10), noise.realised(y, noisy.long(), 10))

@@ -1,4 +1,5 @@
-"Several processes against one: the same curves, the same choices, whatever the method; ends of every kind; what is refused."
+"""Several processes against one: the same curves, the same choices, whatever the method; ends of every
+kind; what is refused."""
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from torch import nn
 from noisy_course import distributed, noise, training
 from noisy_course.lab import batch, grid, job
 from noisy_course.data import Dataset, random_flip
-from noisy_course.distributed import DistributedTrainer, check_distributed, devices, joined, launch, train_distributed
+from noisy_course.distributed import (DistributedTrainer, check_distributed, devices, joined, launch,
+                                      train_distributed)
 from noisy_course.image_files import read_clothing1m
 from noisy_course.models import MLP, Dropout, initialise
 from noisy_course.lab.protocols import METHODS, method
@@ -30,12 +32,14 @@ def corners(n):
     "Pictures of 4×4 points, grey but for one bright corner, which is the class."
     g, y = torch.Generator().manual_seed(0), torch.arange(n + 40) % 4
     x = torch.randint(80, (n + 40, 1, 4, 4), generator=g, dtype=torch.uint8)
-    x += (150 * torch.eye(4)[y]).view(-1, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3).to(torch.uint8)
+    x += ((150 * torch.eye(4)[y]).view(-1, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+          .to(torch.uint8))
     return Dataset("corners", x[:n], y[:n], x[n:], y[n:], tuple("abcd"))
 
 SGD = partial(torch.optim.SGD, lr=.05, momentum=.9)
 RECIPE = Recipe(epochs=2, batch_size=16, optimizer=SGD, runs_at_once=1)
-DATA, T = replace(corners(113), extra=dict(train_checked=torch.arange(113) < 50)), noise.symmetric(4, .2)  # 102 samples to train on: the last of seven batches has six
+# 102 samples to train on: the last of seven batches has six
+DATA, T = replace(corners(113), extra=dict(train_checked=torch.arange(113) < 50)), noise.symmetric(4, .2)
 EARLY = dict(epochs=2, prune_start=1, prune_every=1, first_epochs=2, label_start=1, alpha=.8, beta=.5)
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs here")
@@ -44,31 +48,42 @@ gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two 
 # --- what is trained, in one process and in several ---
 
 def network(g): return initialise(MLP(4, 16, .5, inputs=16), g)
-def run(name, seed=0): return Run(method(name, EARLY), noise.corrupt(DATA.train_y, T, generator(seed, "noise")), T, seed)
+def run(name, seed=0):
+    return Run(method(name, EARLY), noise.corrupt(DATA.train_y, T, generator(seed, "noise")), T, seed)
 
 def conv(g, classes=14, normalised=False):
     "A convolution, a dropout and a dense layer for photographs."
-    layers = nn.Conv2d(3, 6, 5, 3), nn.BatchNorm2d(6) if normalised else nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    layers = (nn.Conv2d(3, 6, 5, 3), nn.BatchNorm2d(6) if normalised else nn.Identity(), nn.ReLU(),
+              nn.AdaptiveAvgPool2d(2), nn.Flatten())
     return initialise(nn.Sequential(*layers, Dropout(.2, 24), nn.Linear(24, classes)), g)
 
 def clothes(folder, **network):
-    "Photographs in Clothing1M's layout, 50 to train on in batches of seven: one process has none of the last."
+    """Photographs in Clothing1M's layout, 50 to train on in batches of seven: one process
+    has none of the last."""
     data = read_clothing1m(shop(folder) if not (folder / "images").exists() else folder, 36, 32)
-    runs = [Run(METHODS[name], data.train_y, data.extra["T"], seed) for seed, name in enumerate(("forward", "symmetric_cross_entropy"))]
-    return data, runs, partial(conv, **network), replace(RECIPE, epochs=5, batch_size=7, optimizer=partial(torch.optim.SGD, lr=.02), select="valid_accuracy")
+    runs = [Run(METHODS[name], data.train_y, data.extra["T"], seed)
+            for seed, name in enumerate(("forward", "symmetric_cross_entropy"))]
+    return data, runs, partial(conv, **network), replace(
+        RECIPE, epochs=5, batch_size=7, optimizer=partial(torch.optim.SGD, lr=.02), select="valid_accuracy")
 
 def every_method(folder):
-    "All but one: backward correction by an estimate that a poor network gave multiplies rounding by thousands; its two halves are there."
-    return DATA, [run(name, seed) for seed, name in enumerate(METHODS) if name != "backward_estimated"], network, RECIPE
+    """All but one: backward correction by an estimate that a poor network gave multiplies rounding by
+    thousands; its two halves are there."""
+    return (DATA, [run(name, seed) for seed, name in enumerate(METHODS) if name != "backward_estimated"],
+            network, RECIPE)
 
-def sure(state): return dict(sure=state.probabilities("last").amax(1).mean().item(), tested=state.probabilities("best", state.dataset.test_x)[0, 0].item())
+def sure(state):
+    return dict(sure=state.probabilities("last").amax(1).mean().item(),
+                tested=state.probabilities("best", state.dataset.test_x)[0, 0].item())
 
 def watched(folder):
     "Augmented, watched, chosen by clean labels, its first steps by a recipe of their own."
     recipe = replace(RECIPE, augment=random_flip, epoch_metrics=sure, select="valid_accuracy_clean")
-    return DATA, [run("joint_optimization"), run("dropout_activations", 1)], network, replace(recipe, first_stage=replace(recipe, epochs=3))
+    return (DATA, [run("joint_optimization"), run("dropout_activations", 1)], network,
+            replace(recipe, first_stage=replace(recipe, epochs=3)))
 
-def slow(folder): return DATA, [run("symmetric_cross_entropy"), run("forward")], network, replace(RECIPE, epochs=6)
+def slow(folder):
+    return DATA, [run("symmetric_cross_entropy"), run("forward")], network, replace(RECIPE, epochs=6)
 
 def part(case, device, folder, *options):
     "In each of several processes: train a case, slowly and in vain from an epoch on where one is named."
@@ -77,7 +92,9 @@ def part(case, device, folder, *options):
     stuck = lambda done, total: (done >= int(options[0]) and time.sleep(1e6)) if options else None
     train_distributed(*globals()[case](Path(folder)), device, Path(folder) / case, stuck)
 
-def code(function, *arguments): return ["-c", f"import sys, test_distributed; test_distributed.{function}(*sys.argv[1:])", *map(str, arguments)]
+def code(function, *arguments):
+    return ["-c", f"import sys, test_distributed; test_distributed.{function}(*sys.argv[1:])",
+            *map(str, arguments)]
 
 @pytest.fixture(autouse=True)
 def one_thread_here(monkeypatch):
@@ -89,16 +106,19 @@ def one_thread_here(monkeypatch):
 
 def assert_close(a, b, tolerance=1e-4):
     "The same curves, the same epoch chosen, the same networks."
-    wide = [t.curves[~t.curves.metric.str.contains("seconds")].set_index(["run", "epoch", "metric"]).value for t in (a, b)]
+    wide = [t.curves[~t.curves.metric.str.contains("seconds")].set_index(["run", "epoch", "metric"]).value
+            for t in (a, b)]
     pd.testing.assert_series_equal(*wide, rtol=tolerance, atol=tolerance)
     for i in range(len(a.runs)):
         select = a.trainers[i][0].recipe.select
-        scores = [t.curves[(t.curves.run == i) & (t.curves.metric == select)].value.to_numpy() for t in (a, b)]
+        scores = [t.curves[(t.curves.run == i) & (t.curves.metric == select)].value.to_numpy()
+                  for t in (a, b)]
         chosen = [score.argmin() if select == "valid_loss" else score.argmax() for score in scores]
         assert chosen[0] == chosen[1], a.runs[i].method.name
         for which in ("best", "last"):
             states = [t.module(i, which).state_dict() for t in (a, b)]
-            torch.testing.assert_close(*states, rtol=tolerance, atol=tolerance, msg=lambda m: f"{a.runs[i].method.name}: {m}")
+            torch.testing.assert_close(*states, rtol=tolerance, atol=tolerance,
+                                       msg=lambda m: f"{a.runs[i].method.name}: {m}")
 
 def outcome(case, folder):
     "What several processes left, read and not trained."
@@ -130,13 +150,16 @@ def test_every_method_of_the_course(by_two):
     one, two = train(*every_method(by_two)), outcome("every_method", by_two)
     assert_close(one, two)
     for a, b in zip(one.runs, two.runs, strict=True): torch.testing.assert_close(a.T, b.T, rtol=0, atol=1e-4)
-    for (a, r), (b, s) in zip(one.trainers, two.trainers): torch.testing.assert_close(a.training_state(r).sample_state, b.training_state(s).sample_state, rtol=1e-4, atol=1e-4)
+    for (a, r), (b, s) in zip(one.trainers, two.trainers):
+        torch.testing.assert_close(a.training_state(r).sample_state, b.training_state(s).sample_state,
+                                   rtol=1e-4, atol=1e-4)
 
 def test_augmentation_what_is_watched_and_recipes_of_first_steps(by_two):
     one, two = train(*watched(by_two)), outcome("watched", by_two)
     assert_close(one, two)
     assert_close(one.first_stage(0), two.first_stage(0))
-    assert {"sure", "tested", "valid_accuracy_clean"} <= set(two.curves.metric) and one.first_stage(0).curves.epoch.max() == 3
+    assert {"sure", "tested", "valid_accuracy_clean"} <= set(two.curves.metric)
+    assert one.first_stage(0).curves.epoch.max() == 3
 
 def test_a_part_sees_only_its_pictures(monkeypatch):
     "Of a training batch; when it scores it is given its share already."
@@ -161,9 +184,12 @@ def epochs_saved(folder): return torch.load(folder, weights_only=True)["epoch"] 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl_c"])
 def test_stopped_in_the_middle(tmp_path, end):
-    "Two processes train until the fourth epoch and hang; when whoever launched them ends they end, and one process goes on, or three."
-    words = "import signal, sys; from noisy_course.distributed import launch; signal.signal(signal.SIGINT, signal.default_int_handler); launch(sys.argv[1:], 2)"
-    launcher = subprocess.Popen([sys.executable, "-c", words, *code("part", "slow", "cpu,cpu", tmp_path, 4)], stderr=subprocess.DEVNULL)
+    """Two processes train until the fourth epoch and hang; when whoever launched them ends they end, and
+    one process goes on, or three."""
+    words = ("import signal, sys; from noisy_course.distributed import launch; signal.signal(signal.SIGINT, "
+             "signal.default_int_handler); launch(sys.argv[1:], 2)")
+    launcher = subprocess.Popen([sys.executable, "-c", words, *code("part", "slow", "cpu,cpu", tmp_path, 4)],
+                                stderr=subprocess.DEVNULL)
     while epochs_saved(tmp_path / "slow" / "first" / "0.pt") < 4:
         assert launcher.poll() is None
         time.sleep(.1)
@@ -183,25 +209,31 @@ def normalised(folder): return clothes(folder, normalised=True)
 def test_an_error_of_a_process_is_told(tmp_path):
     "Batch normalisation on CPUs, which PyTorch does not synchronise."
     shop(tmp_path)
-    with pytest.raises(RuntimeError, match="ValueError: device: expected GPUs for a network with batch normalisation"):
+    with pytest.raises(RuntimeError,
+                       match="ValueError: device: expected GPUs for a network with batch normalisation"):
         launch(code("part", "normalised", "cpu,cpu", tmp_path), 2)
 
 def test_nothing_printed_and_nothing_left_by_a_success(tmp_path, capfd):
-    launch(["-c", "import pathlib, os, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).touch()", tmp_path], 2)
+    launch(["-c", "import pathlib, os, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).touch()", tmp_path],
+           2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"] and capfd.readouterr().out == ""
 
 
 # --- what is refused ---
 
 def test_names_of_devices():
-    assert [devices(d) for d in ("cpu", "mps", "cuda", "cuda:1, cuda:0", "cpu,cpu,cpu")] == [["cpu"], ["mps"], ["cuda"], ["cuda:1", "cuda:0"], ["cpu"] * 3]
+    assert ([devices(d) for d in ("cpu", "mps", "cuda", "cuda:1, cuda:0", "cpu,cpu,cpu")]
+            == [["cpu"], ["mps"], ["cuda"], ["cuda:1", "cuda:0"], ["cpu"] * 3])
 
-@pytest.mark.parametrize("device", ["cuda,cuda", "cuda:0,cpu", "cpu,", "cuda:a,cuda:b", "cuda:0 cuda:1,cuda:2"])
+@pytest.mark.parametrize("device",
+                         ["cuda,cuda", "cuda:0,cpu", "cpu,", "cuda:a,cuda:b", "cuda:0 cuda:1,cuda:2"])
 def test_bad_devices(device):
     with pytest.raises(ValueError, match="^device: expected one device, or several"): devices(device)
 
-@pytest.mark.parametrize("recipe, argument", [(Recipe(), "device"), (replace(RECIPE, runs_at_once=2), "device"), (replace(RECIPE, compiled=True), "compiled"),
-                                              (replace(RECIPE, first_stage=Recipe()), "device")])
+@pytest.mark.parametrize("recipe, argument",
+                         [(Recipe(), "device"), (replace(RECIPE, runs_at_once=2), "device"),
+                          (replace(RECIPE, compiled=True), "compiled"),
+                          (replace(RECIPE, first_stage=Recipe()), "device")])
 def test_runs_that_train_together_are_refused(recipe, argument):
     check_distributed("cuda:0", recipe)
     with pytest.raises(ValueError, match=f"^{argument}: expected"): check_distributed("cuda:0,cuda:1", recipe)
@@ -213,24 +245,29 @@ def test_a_device_for_each_process(monkeypatch):
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     "A group of one process."
-    for k, v in dict(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0").items(): monkeypatch.setenv(k, v)
+    for k, v in dict(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost",
+                     MASTER_PORT="0").items():
+        monkeypatch.setenv(k, v)
 
 def test_one_process_is_an_ordinary_trainer(alone, tmp_path):
     case = every_method(None)
     runs = [r for r in case[1] if r.method.name in ("forward_estimated", "unhinged")]
-    assert_close(train_distributed(DATA, runs, network, RECIPE, "cpu", tmp_path), train(DATA, runs, network, RECIPE), 1e-6)
+    assert_close(train_distributed(DATA, runs, network, RECIPE, "cpu", tmp_path),
+                 train(DATA, runs, network, RECIPE), 1e-6)
     assert not torch.distributed.is_initialized()
 
 def test_more_processes_than_samples_to_score(alone, monkeypatch):
     with joined("cpu"):
         monkeypatch.setattr(distributed.distributed, "get_world_size", lambda: 12)
-        with pytest.raises(ValueError, match="^device: expected at most 11 devices"): DistributedTrainer(DATA, [run("forward")], network, RECIPE)
+        with pytest.raises(ValueError, match="^device: expected at most 11 devices"):
+            DistributedTrainer(DATA, [run("forward")], network, RECIPE)
 
 
 # --- a block of an experiment ---
 
 def block(**changes):
-    chosen = next(b for b in grid.blocks(grid.plan("jindal2019", "table1", "smoke", dataset="mnist")) if b.rate == .3)
+    chosen = next(b for b in grid.blocks(grid.plan("jindal2019", "table1", "smoke", dataset="mnist"))
+                  if b.rate == .3)
     return replace(chosen, samples=211, epochs=2, methods=("cross_entropy", "nnaqc_dropout"), **changes)
 
 def test_a_block_on_two_devices(tmp_path):
@@ -239,9 +276,12 @@ def test_a_block_on_two_devices(tmp_path):
     data = job.block_data(block())
     runs = job.block_runs(block(), data)
     expected = job.result_rows(block(), data, runs, job.train_block(block(), data, runs))
-    numbers = lambda rows: rows[~rows.metric.str.contains("seconds")].set_index(["method", "metric", "epoch"]).value
-    pd.testing.assert_series_equal(numbers(rows), numbers(expected), rtol=1e-4, atol=1e-4)
-    assert rows.device.unique().tolist() == ["cpu,cpu"] and rows.machine.equals(expected.machine) and rows.epoch_chosen.equals(expected.epoch_chosen)
+    def values(rows):
+        rows = rows[~rows.metric.str.contains("seconds")]
+        return rows.set_index(["method", "metric", "epoch"]).value
+    pd.testing.assert_series_equal(values(rows), values(expected), rtol=1e-4, atol=1e-4)
+    assert rows.device.unique().tolist() == ["cpu,cpu"] and rows.machine.equals(expected.machine)
+    assert rows.epoch_chosen.equals(expected.epoch_chosen)
     assert json.loads((tmp_path / "progress" / f"{block().name}.json").read_text()) == [4, 4]
 
 def test_one_device_starts_nothing(monkeypatch):
@@ -250,14 +290,17 @@ def test_one_device_starts_nothing(monkeypatch):
 
 def test_several_devices_need_a_folder(monkeypatch):
     monkeypatch.setattr(job, "launch", None)
-    with pytest.raises(ValueError, match="^results: expected a folder, in which 2 processes"): job.train_on_several(block(), "cpu,cpu", None)
+    with pytest.raises(ValueError, match="^results: expected a folder, in which 2 processes"):
+        job.train_on_several(block(), "cpu,cpu", None)
 
 def test_a_batch_that_trains_together_is_refused_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_snakemake", None)
     table = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))
-    with pytest.raises(ValueError, match="^device: expected one, as these runs train together"): batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")
+    with pytest.raises(ValueError, match="^device: expected one, as these runs train together"):
+        batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")
     with pytest.raises(SystemExit, match="^device: expected"):
-        batch.main(["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--device", "cuda:0,cuda:1", "--results", str(tmp_path)])
+        batch.main(["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--device",
+                    "cuda:0,cuda:1", "--results", str(tmp_path)])
 
 
 # --- on GPUs ---

@@ -12,7 +12,8 @@ HEAVY = ["pandas", "plotly", "scipy", "sklearn", "PIL", "torchvision", "papermil
 def loaded(statement):
     "Which heavy packages a new Python has loaded after a statement."
     code = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          check=True).stdout.split()
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_what_its_module_has(name):
@@ -27,14 +28,18 @@ def test_a_star_gives_them_all():
 def test_no_name_hides_a_module():
     "`noisy_course.symmetric_cross_entropy` is a chapter, so its function is not at the front door."
     modules = {m.name for m in __import__("pkgutil").iter_modules(noisy_course.__path__)}
-    assert not modules & set(NAMES) and {"symmetric_cross_entropy", "generalized_cross_entropy", "noise"} <= modules
+    assert not modules & set(NAMES)
+    assert {"symmetric_cross_entropy", "generalized_cross_entropy", "noise"} <= modules
 
 def test_an_unknown_name_is_no_name():
-    with pytest.raises(AttributeError, match="^module 'noisy_course' has no attribute 'GeneralisedCrossEntropyLoss'$"): noisy_course.GeneralisedCrossEntropyLoss
+    with pytest.raises(AttributeError,
+                       match="^module 'noisy_course' has no attribute 'GeneralisedCrossEntropyLoss'$"):
+        noisy_course.GeneralisedCrossEntropyLoss
 
 def test_the_door_itself_loads_nothing():
     assert loaded("import noisy_course") == [] and "torch" not in subprocess.run(
-        [sys.executable, "-c", "import sys, noisy_course; print(*sys.modules)"], capture_output=True, text=True, check=True).stdout.split()
+        [sys.executable, "-c", "import sys, noisy_course; print(*sys.modules)"], capture_output=True,
+        text=True, check=True).stdout.split()
 
 LIGHT = [name for name in NAMES if noisy_course._MODULE_OF[name] not in ("data", "training")]
 

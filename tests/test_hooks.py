@@ -18,7 +18,7 @@ from noisy_course.losses import cross_entropy
 from noisy_course.loss_correction import METHODS
 from noisy_course.method import HOOKS, Method, fine_tuned_after, stages
 from noisy_course.trainer import Trainer
-from test_training import C, DATA, RECIPE, StopAfterNewWork, assert_same, fit, network, numbers, run
+from test_training import C, DATA, RECIPE, StopAfterNewWork, assert_same, fit, network, outcome, run
 from test_training import save_each_epoch  # noqa: F401
 
 
@@ -122,7 +122,7 @@ def test_any_order_and_number_at_once(beside, at_once):
         assert_same(other, j, fit([runs_of(BESIDE)[i]], replace(RECIPE, runs_at_once=at_once)), 0)
 
 def test_each_does_something(beside):
-    curves = {method.name: numbers(beside, 2 * i)[0][:3].tolist() for i, method in enumerate(BESIDE)}
+    curves = {method.name: outcome(beside, 2 * i)[0][:3].tolist() for i, method in enumerate(BESIDE)}
     assert len(set(map(tuple, curves.values()))) == len(BESIDE)
     assert [len(beside.module(2 * i)) for i in range(len(OWN))] == [1] * len(OWN)
 

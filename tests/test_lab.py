@@ -1,6 +1,8 @@
-"""Notebooks as they are committed: what JupyterLab's save changes is undone, and every figure has the picture that was drawn from it.
+"""Notebooks as they are committed: what JupyterLab's save changes is undone, and every figure has the picture
+that was drawn from it.
 
-`jupyterlab/committed.ipynb` is such a notebook; `jupyterlab/saved.ipynb` is the same after Run All and a save in JupyterLab 4.6."""
+`jupyterlab/committed.ipynb` is such a notebook; `jupyterlab/saved.ipynb` is the same after Run All and a
+save in JupyterLab 4.6."""
 import asyncio
 import base64
 import shutil
@@ -18,7 +20,8 @@ from PIL import Image
 
 from noisy_course.lab import pictures
 from noisy_course.lab.jupyter import Notebooks, at_hand
-from noisy_course.lab.pictures import PLOTLY, PNG, add_pictures, belongs, bundles, digest, keep_pictures, whole_numbers
+from noisy_course.lab.pictures import (PLOTLY, PNG, add_pictures, belongs, bundles, digest, keep_pictures,
+                                       whole_numbers)
 from noisy_course.lab.tidy import METADATA, committed, main, notebooks_of, tidy
 
 ROOT = Path(__file__).parents[1]
@@ -36,15 +39,18 @@ def repository(tmp_path):
     "A repository in which `committed.ipynb` is committed as a.ipynb."
     shutil.copy(COMMITTED, tmp_path/"a.ipynb")
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]): subprocess.run([*git, *words], check=True)
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
     return tmp_path
 
 
 def test_what_jupyterlab_changes():
-    "The save in the fixture has what must be undone: a large picture in place of ours, and counts. The figure itself is the same."
+    """The save in the fixture has what must be undone: a large picture in place of ours, and counts. The
+    figure itself is the same."""
     saved, = bundles(read(SAVED))
     kept, = bundles(read())
-    assert decoded(saved).width > 640 and not belongs(saved) and belongs(kept) and saved[PLOTLY] == kept[PLOTLY]
+    assert decoded(saved).width > 640 and not belongs(saved) and belongs(kept)
+    assert saved[PLOTLY] == kept[PLOTLY]
     assert any(cell.get("execution_count") for cell in read(SAVED).cells)
 
 def test_a_save_leaves_no_difference(repository, no_browser):
@@ -76,8 +82,10 @@ def test_tags_stay():
     tidy(nb)
     assert nb.cells[1].metadata == dict(tags=["parameters"]) and nb.metadata == METADATA
 
-@pytest.mark.parametrize("value, written", [(1.0, "1"), (-0.0, "0"), (1e20, "100000000000000000000"), (1e21, "1e+21"), (0.1, "0.1"), (True, "True"),
-                                            ([1.0, {"a": 2.0}], "[1, {'a': 2}]"), (None, "None"), ("1.0", "1.0")])
+@pytest.mark.parametrize("value, written",
+                         [(1.0, "1"), (-0.0, "0"), (1e20, "100000000000000000000"),
+                          (1e21, "1e+21"), (0.1, "0.1"), (True, "True"),
+                          ([1.0, {"a": 2.0}], "[1, {'a': 2}]"), (None, "None"), ("1.0", "1.0")])
 def test_numbers_as_javascript_writes_them(value, written):
     assert str(whole_numbers(value)) == written
 
@@ -85,7 +93,8 @@ def test_numbers_as_javascript_writes_them(value, written):
 # Figures and their pictures
 
 def test_a_changed_figure_loses_its_picture(no_browser, capsys):
-    "So that nobody is shown an old picture; without a browser a message says what is missing, and the notebook stays valid."
+    """So that nobody is shown an old picture; without a browser a message says what is missing, and the
+    notebook stays valid."""
     nb = read()
     bundle, = bundles(nb)
     old = deepcopy(bundle)
@@ -111,10 +120,12 @@ def test_every_number_counts():
 
 @with_browser
 def test_drawn_again(tmp_path):
-    "Figures of two notebooks are drawn in one go: small, with few colours, each its own, the same bytes when drawn again."
+    """Figures of two notebooks are drawn in one go: small, with few colours, each its own, the same bytes
+    when drawn again."""
     for name in ("a", "b"):
         nb = read()
-        for bundle in bundles(nb): bundle.pop(PNG), bundle[PLOTLY].layout.title.update(text=f"Figure </script> {name}")
+        for bundle in bundles(nb):
+            bundle.pop(PNG), bundle[PLOTLY].layout.title.update(text=f"Figure </script> {name}")
         nbformat.write(nb, tmp_path/f"{name}.ipynb")
     command = [sys.executable, "-m", "noisy_course.lab.pictures", tmp_path/"a.ipynb", tmp_path/"b.ipynb"]
     subprocess.run(command, check=True, cwd=ROOT)
@@ -122,7 +133,8 @@ def test_drawn_again(tmp_path):
     for path in notebooks_of(tmp_path):
         bundle, = bundles(read(path))
         layout, image = bundle[PLOTLY].layout, decoded(bundle)
-        assert belongs(bundle) and image.mode == "P" and image.size == (pictures.WIDTH, round(pictures.WIDTH * layout.height / layout.width))
+        assert belongs(bundle) and image.mode == "P"
+        assert image.size == (pictures.WIDTH, round(pictures.WIDTH * layout.height / layout.width))
         assert len(image.convert("RGB").getcolors()) > 4
     assert bundles(read(tmp_path/"a.ipynb"))[0][PNG] != bundles(read(tmp_path/"b.ipynb"))[0][PNG]
     subprocess.run(command, check=True, cwd=ROOT)
@@ -134,14 +146,17 @@ def test_a_figure_that_cannot_be_drawn():
 
 def test_pages_show_the_picture(tmp_path):
     "nbconvert, and pages that work like it, show the picture where they know no plotly."
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--log-level", "ERROR", "--output-dir", tmp_path, COMMITTED], check=True)
-    assert f"data:image/png;base64,{bundles(read())[0][PNG]}" in (tmp_path/"committed.html").read_text(encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--log-level", "ERROR", "--output-dir",
+                    tmp_path, COMMITTED], check=True)
+    assert (f"data:image/png;base64,{bundles(read())[0][PNG]}"
+            in (tmp_path/"committed.html").read_text(encoding="utf-8"))
 
 def test_nothing_known_without_git(tmp_path):
     assert bundles(committed(tmp_path/"a.ipynb")) == []
 
 def test_opened_with_the_metadata_at_hand(repository):
-    "JupyterLab marks a notebook as changed unless it names the very Python that runs it. What lies on the disk stays."
+    """JupyterLab marks a notebook as changed unless it names the very Python that runs it. What lies on
+    the disk stays."""
     model = asyncio.run(Notebooks(root_dir=str(repository)).get("a.ipynb"))
     assert model["content"]["metadata"]["language_info"]["version"] == sys.version.split()[0]
     assert model["content"]["metadata"]["kernelspec"]["display_name"] == "Python 3 (ipykernel)"
@@ -150,5 +165,6 @@ def test_opened_with_the_metadata_at_hand(repository):
 def test_metadata_is_the_kernels():
     "What JupyterLab is shown is what the kernel of this installation says of itself."
     spec, info = get_kernel_dict(), IPythonKernel.language_info
-    assert at_hand()["kernelspec"] == dict(name="python3", display_name=spec["display_name"], language=spec["language"])
+    assert at_hand()["kernelspec"] == dict(name="python3", display_name=spec["display_name"],
+                                           language=spec["language"])
     assert at_hand()["language_info"] == info

@@ -17,7 +17,7 @@ F64 = torch.float64
 C = 5
 
 
-# ---------------------------------------------------------------- independent formulas: numpy float64, one number at a time
+# ---------------------------------------- independent formulas: numpy float64, one number at a time
 
 def np_softmax(z):
     e = [math.exp(v - max(z)) for v in z]
@@ -59,7 +59,8 @@ def np_bootstrap_hard(z, y, beta=.8):
     return -beta * math.log(p[y]) - (1 - beta) * math.log(p[best])
 
 
-T5 = (3 * torch.eye(C, dtype=F64) + torch.randn(C, C, dtype=F64, generator=torch.Generator().manual_seed(5))).softmax(-1)
+T5 = (3 * torch.eye(C, dtype=F64)
+      + torch.randn(C, C, dtype=F64, generator=torch.Generator().manual_seed(5))).softmax(-1)
 
 
 def forward(z, y, reduction="mean", T=T5): return lc.forward_cross_entropy(z, y, T, reduction)
@@ -70,8 +71,9 @@ LOSSES = {
     "cross_entropy": (lc.cross_entropy, np_cross_entropy),
     "forward": (forward, lambda z, y: np_forward(z, y, T5.tolist())),
     "backward": (backward, lambda z, y: np_backward(z, y, T5.tolist())),
-    "unhinged": (lc.unhinged, np_unhinged), "sigmoid": (lc.sigmoid_loss, np_sigmoid), "savage": (lc.savage, np_savage),
-    "bootstrap_soft": (lc.bootstrap_soft, np_bootstrap_soft), "bootstrap_hard": (lc.bootstrap_hard, np_bootstrap_hard),
+    "unhinged": (lc.unhinged, np_unhinged), "sigmoid": (lc.sigmoid_loss, np_sigmoid),
+    "savage": (lc.savage, np_savage), "bootstrap_soft": (lc.bootstrap_soft, np_bootstrap_soft),
+    "bootstrap_hard": (lc.bootstrap_hard, np_bootstrap_hard),
 }
 ON_SOFTMAX = [n for n in LOSSES if n not in ("unhinged", "sigmoid")]
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -79,7 +81,8 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 
 def sample(seed, *lead, scale=3., dtype=F64):
     g = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(*lead, C, generator=g, dtype=F64)).to(dtype), torch.randint(C, lead, generator=g)
+    return ((scale * torch.randn(*lead, C, generator=g, dtype=F64)).to(dtype),
+            torch.randint(C, lead, generator=g))
 
 
 seeds = st.integers(0, 2**31)
@@ -121,7 +124,8 @@ def test_reductions_and_soft_one_hot_agree(name, seed, lead):
     z, y = sample(seed, *lead)
     each = loss(z, y, reduction="none")
     assert torch.allclose(loss(z, y), each.mean()) and torch.allclose(loss(z, y, reduction="sum"), each.sum())
-    assert torch.allclose(loss(z, torch.nn.functional.one_hot(y, C).to(F64), reduction="none"), each, atol=1e-12)
+    assert torch.allclose(loss(z, torch.nn.functional.one_hot(y, C).to(F64), reduction="none"),
+                          each, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ON_SOFTMAX)
@@ -140,7 +144,8 @@ def test_without_noise_both_corrections_are_cross_entropy(seed, lead):
     soft = sample(seed + 1, *lead)[0].softmax(-1)
     for corrected in (forward, backward):
         for target in (y, soft):
-            assert torch.allclose(corrected(z, target, T=torch.eye(C, dtype=F64)), lc.cross_entropy(z, target), atol=1e-12)
+            assert torch.allclose(corrected(z, target, T=torch.eye(C, dtype=F64)),
+                                  lc.cross_entropy(z, target), atol=1e-12)
 
 
 @settings(max_examples=15, deadline=None)
@@ -154,7 +159,8 @@ def test_a_T_for_each_run_equals_one_run_at_a_time(seed):
             together = corrected(z, target, "none", T)
             alone = [corrected(z[i, j], target[i, j], "none", T[i, j]) for i in range(2) for j in range(3)]
             assert torch.allclose(together, torch.stack(alone).view(2, 3, 4), atol=1e-10)
-            assert torch.allclose(corrected(z, target, "none", T[:1]), corrected(z, target, "none", T[:1].expand(2, 3, C, C)), atol=1e-10)
+            assert torch.allclose(corrected(z, target, "none", T[:1]),
+                                  corrected(z, target, "none", T[:1].expand(2, 3, C, C)), atol=1e-10)
 
 
 @settings(max_examples=15, deadline=None)
@@ -162,7 +168,8 @@ def test_a_T_for_each_run_equals_one_run_at_a_time(seed):
 def test_soft_targets_of_the_corrections(seed):
     z, _ = sample(seed, 6)
     soft = sample(seed + 1, 6)[0].softmax(-1)
-    everything = lambda loss: torch.stack([loss(z, torch.full((6,), j), reduction="none") for j in range(C)], -1)
+    def everything(loss):
+        return torch.stack([loss(z, torch.full((6,), j), reduction="none") for j in range(C)], -1)
     for corrected in (forward, backward):
         assert torch.allclose(corrected(z, soft, "none"), (soft * everything(corrected)).sum(-1), atol=1e-10)
 
@@ -171,13 +178,15 @@ def test_soft_targets_of_the_corrections(seed):
 @given(seed=seeds)
 def test_backward_is_unbiased(seed):
     z, _ = sample(seed, 6)
-    everything = lambda loss: torch.stack([loss(z, torch.full((6,), j), reduction="none") for j in range(C)], -1)
+    def everything(loss):
+        return torch.stack([loss(z, torch.full((6,), j), reduction="none") for j in range(C)], -1)
     assert torch.allclose(everything(backward) @ T5.T, everything(lc.cross_entropy), atol=1e-9)
 
 
 def test_backward_takes_an_inverse_and_a_clip():
     z, y = sample(0, 7, scale=20.)
-    assert torch.allclose(lc.backward_cross_entropy(z, y, T5, T_inverse=lc.invert(T5)), lc.backward_cross_entropy(z, y, T5))
+    assert torch.allclose(lc.backward_cross_entropy(z, y, T5, T_inverse=lc.invert(T5)),
+                          lc.backward_cross_entropy(z, y, T5))
     p = z.softmax(-1).numpy().clip(1e-7, 1 - 1e-7)
     authors = -(np.linalg.inv(T5.numpy())[y] * np.log(p)).sum(-1)
     assert np.allclose(lc.backward_cross_entropy(z, y, T5, "none", clip=1e-7), authors)
@@ -231,9 +240,11 @@ def test_forward_with_a_learnt_T_has_finite_gradients_at_zero():
 def test_compiles_into_one_graph(name):
     loss, _ = LOSSES[name]
     z, y = sample(0, 3, 4)
-    step = lambda z: torch.compile(lambda z: loss(z, y, reduction="none"), fullgraph=True, backend="aot_eager")(z)
+    step = lambda z: torch.compile(lambda z: loss(z, y, reduction="none"), fullgraph=True,
+                                   backend="aot_eager")(z)
     assert torch.allclose(step(z), loss(z, y, reduction="none"))
-    assert torch.allclose(torch.autograd.functional.jacobian(lambda z: step(z).sum(), z), grad(lambda z: loss(z, y, reduction="sum"))(z))
+    assert torch.allclose(torch.autograd.functional.jacobian(lambda z: step(z).sum(), z),
+                          grad(lambda z: loss(z, y, reduction="sum"))(z))
 
 
 @every_loss
@@ -245,9 +256,11 @@ def test_under_vmap_and_grad(name):
 
 
 MODULES = {
-    "forward": lambda r: lc.ForwardCrossEntropyLoss(T5, r), "backward": lambda r: lc.BackwardCrossEntropyLoss(T5, r),
+    "forward": lambda r: lc.ForwardCrossEntropyLoss(T5, r),
+    "backward": lambda r: lc.BackwardCrossEntropyLoss(T5, r),
     "unhinged": lc.UnhingedLoss, "sigmoid": lc.SigmoidLoss, "savage": lc.SavageLoss,
-    "bootstrap_soft": lambda r: lc.BootstrapSoftLoss(.95, r), "bootstrap_hard": lambda r: lc.BootstrapHardLoss(reduction=r),
+    "bootstrap_soft": lambda r: lc.BootstrapSoftLoss(.95, r),
+    "bootstrap_hard": lambda r: lc.BootstrapHardLoss(reduction=r),
 }
 
 
@@ -267,13 +280,14 @@ def test_T_travels_with_the_module():
 
 
 def test_methods_are_the_tables_ten():
-    names = "cross_entropy backward backward_estimated forward forward_estimated unhinged sigmoid savage bootstrap_soft bootstrap_hard"
+    names = ("cross_entropy backward backward_estimated forward forward_estimated unhinged sigmoid savage "
+             "bootstrap_soft bootstrap_hard")
     assert list(lc.METHODS) == names.split() and all(m.name == n for n, m in lc.METHODS.items())
     z, y = sample(0, 2, 4)
     T = T5.expand(2, C, C)
     for method in lc.METHODS.values():
-        given = method.loss_arguments(T) if method.loss_arguments else {}
-        assert method.hook("loss")(z, y, reduction="none", **given).shape == (2, 4)
+        arguments = method.loss_arguments(T) if method.loss_arguments else {}
+        assert method.hook("loss")(z, y, reduction="none", **arguments).shape == (2, 4)
 
 
 # ---------------------------------------------------------------- the estimator
@@ -299,7 +313,8 @@ def test_estimate_equals_sorting(seed, n, percentile):
 
 def test_estimate_of_many_runs_at_once():
     probs = sample(0, 3, 40)[0].softmax(-1)
-    assert torch.equal(lc.estimate_transition(probs, 97), torch.stack([lc.estimate_transition(p, 97) for p in probs]))
+    assert torch.equal(lc.estimate_transition(probs, 97),
+                       torch.stack([lc.estimate_transition(p, 97) for p in probs]))
 
 
 def test_estimate_picks_the_percentile_that_numpy_picks():
@@ -332,15 +347,23 @@ Z, Y = sample(0, 6)[0], torch.tensor([0, 1, 2, 3, 4, 4])
 BAD = {
     "labels too large": (lambda f: f(Z, Y + 1), "target: expected labels in 0..4, got values from 1 to 5"),
     "labels below zero": (lambda f: f(Z, Y - 1), "target: expected labels in 0..4, got values from -1 to 3"),
-    "labels of the wrong shape": (lambda f: f(Z, Y[:3]), "target: expected integer labels of shape (6,) or soft labels of shape (6, 5), to fit logits, got int64 of shape (3,)"),
+    "labels of the wrong shape": (lambda f: f(Z, Y[:3]),
+                                  "target: expected integer labels of shape (6,) or soft labels of shape (6, "
+                                  "5), to fit logits, got int64 of shape (3,)"),
     "labels as floats": (lambda f: f(Z, Y.double()), "target: expected integer labels"),
-    "bool labels": (lambda f: f(Z, Y > 1), "target: expected a tensor of integer labels, or of soft labels, got bool of shape (6,)"),
-    "soft labels above 1": (lambda f: f(Z, Z.exp() + 2), "target: expected soft labels in [0, 1], got values from"),
-    "NaN soft labels": (lambda f: f(Z, Z * math.nan), "target: expected soft labels in [0, 1], got values from nan"),
-    "NaN logits": (lambda f: f(Z.index_fill(0, torch.tensor(2), math.nan), Y), "logits: expected finite numbers, got 5 NaN and 0 infinite"),
+    "bool labels": (lambda f: f(Z, Y > 1),
+                    "target: expected a tensor of integer labels, or of soft labels, got bool of shape (6,)"),
+    "soft labels above 1": (lambda f: f(Z, Z.exp() + 2),
+                            "target: expected soft labels in [0, 1], got values from"),
+    "NaN soft labels": (lambda f: f(Z, Z * math.nan),
+                        "target: expected soft labels in [0, 1], got values from nan"),
+    "NaN logits": (lambda f: f(Z.index_fill(0, torch.tensor(2), math.nan), Y),
+                   "logits: expected finite numbers, got 5 NaN and 0 infinite"),
     "infinite logits": (lambda f: f(Z / 0, Y), "logits: expected finite numbers, got 0 NaN and 30 infinite"),
-    "integer logits": (lambda f: f(Z.long(), Y), "logits: expected floating-point numbers of shape (..., C), got int64 of shape (6, 5)"),
-    "unknown reduction": (lambda f: f(Z, Y, reduction="average"), "reduction: expected \"mean\", \"sum\" or \"none\", got 'average'"),
+    "integer logits": (lambda f: f(Z.long(), Y), "logits: expected floating-point numbers of shape (..., "
+                                                 "C), got int64 of shape (6, 5)"),
+    "unknown reduction": (lambda f: f(Z, Y, reduction="average"),
+                          "reduction: expected \"mean\", \"sum\" or \"none\", got 'average'"),
 }
 
 
@@ -355,22 +378,27 @@ def test_bad_input_says_what_is_wrong(name, case):
 @pytest.mark.parametrize("T, message", [
     (T5 * 1.1, "T: expected rows that sum to 1, got"), (T5.T, "T: expected rows that sum to 1, got"),
     (-T5, "T: expected"), (T5 * math.nan, "T: expected finite entries, got"),
-    (T5[:4, :4], "T: expected a 5×5 matrix, or one for each of the leading dimensions (), got float64 of shape (4, 4)"),
-    (T5[0], "T: expected a 5×5 matrix"), (T5.expand(2, C, C), "T: expected a 5×5 matrix"), (torch.eye(C).long(), "T: expected a tensor of floats, (..., C, C), got int64"),
+    (T5[:4, :4], "T: expected a 5×5 matrix, or one for each of the leading dimensions (), "
+                 "got float64 of shape (4, 4)"),
+    (T5[0], "T: expected a 5×5 matrix"), (T5.expand(2, C, C), "T: expected a 5×5 matrix"),
+    (torch.eye(C).long(), "T: expected a tensor of floats, (..., C, C), got int64"),
 ])
 def test_bad_T_says_what_is_wrong(corrected, T, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)): corrected(Z, Y, T=T)
 
 
-@pytest.mark.parametrize("T", [noise.symmetric(C, .8), noise.symmetric(C, .8).float(), noise.pair_flips(C, [(0, 1), (1, 0)], .5), noise.pair_flips(C, [(0, 1)], 1.)])
+@pytest.mark.parametrize("T", [noise.symmetric(C, .8), noise.symmetric(C, .8).float(),
+                               noise.pair_flips(C, [(0, 1), (1, 0)], .5), noise.pair_flips(C, [(0, 1)], 1.)])
 def test_singular_T_is_refused_by_backward_only(T):
-    with pytest.raises(ValueError, match="^T: expected an invertible matrix, got a singular one"): backward(Z, Y, T=T)
+    with pytest.raises(ValueError, match="^T: expected an invertible matrix, got a singular one"):
+        backward(Z, Y, T=T)
     with pytest.raises(ValueError, match="^T: expected an invertible matrix"): lc.BackwardCrossEntropyLoss(T)
     assert forward(Z, torch.full((6,), 1), T=T).isfinite()
 
 
 def test_badly_conditioned_T_warns():
-    with pytest.warns(UserWarning, match=r"T is badly conditioned \(5\d\d\)"): backward(Z, Y, T=noise.pair_flips(C, [(0, 1), (1, 0)], .499))
+    with pytest.warns(UserWarning, match=r"T is badly conditioned \(5\d\d\)"):
+        backward(Z, Y, T=noise.pair_flips(C, [(0, 1), (1, 0)], .499))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backward(Z, Y, T=lc.mix_with_identity(noise.pair_flips(C, [(0, 1), (1, 0)], .499), .1))
@@ -380,12 +408,15 @@ def test_badly_conditioned_T_warns():
     (lambda: lc.mix_with_identity(T5, 1.5), "amount: expected a number in [0, 1], got 1.5"),
     (lambda: lc.bootstrap_soft(Z, Y, beta=-1), "beta: expected a number in [0, 1], got -1"),
     (lambda: lc.bootstrap_hard(Z, Y, beta=2), "beta: expected a number in [0, 1], got 2"),
-    (lambda: lc.backward_cross_entropy(Z, Y, T5, T_inverse=T5[0]), "T_inverse: expected None or the shape of T"),
+    (lambda: lc.backward_cross_entropy(Z, Y, T5, T_inverse=T5[0]),
+     "T_inverse: expected None or the shape of T"),
     (lambda: lc.estimate_transition(Z), "probs: expected rows of probabilities that sum to 1, got"),
     (lambda: lc.estimate_transition(Z * math.nan), "probs: expected rows of probabilities"),
-    (lambda: lc.estimate_transition(Z[:0]), "probs: expected probabilities of shape (..., N, C), got float64 of shape (0, 5)"),
+    (lambda: lc.estimate_transition(Z[:0]),
+     "probs: expected probabilities of shape (..., N, C), got float64 of shape (0, 5)"),
     (lambda: lc.estimate_transition(Z[0]), "probs: expected probabilities of shape (..., N, C)"),
-    (lambda: lc.estimate_transition(Z.softmax(-1), 0.97e3), "percentile: expected a number in [0, 100], got 970.0"),
+    (lambda: lc.estimate_transition(Z.softmax(-1), 0.97e3),
+     "percentile: expected a number in [0, 100], got 970.0"),
 ])
 def test_other_bad_arguments(call, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)): call()
@@ -395,5 +426,8 @@ def test_other_bad_arguments(call, message):
 def test_one_logit_is_refused_and_an_empty_batch_is_not(name):
     loss = LOSSES[name][0]
     for z, y in ((Z[:, :1], Y * 0), (Z[:, :1], torch.ones(6, 1)), (Z[:, 0], torch.ones(6))):
-        with pytest.raises(ValueError, match=r"^logits: expected at least two classes; for one logit z a sample, torch.stack|sum to 1"): loss(z, y)
-    assert loss(Z[:0], Y[:0], reduction="none").shape == (0,) and loss(Z[:0], Y[:0], reduction="sum") == 0 and loss(Z[:0], Y[:0]).isnan()
+        with pytest.raises(ValueError, match=r"^logits: expected at least two classes; "
+                                             r"for one logit z a sample, torch.stack|sum to 1"):
+            loss(z, y)
+    assert loss(Z[:0], Y[:0], reduction="none").shape == (0,) and loss(Z[:0], Y[:0], reduction="sum") == 0
+    assert loss(Z[:0], Y[:0]).isnan()

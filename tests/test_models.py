@@ -8,24 +8,32 @@ from hypothesis import given, settings, strategies as st
 from torch import Generator, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from noisy_course.models import MLP, MODELS, Dropout, ImageResNet, LSTMClassifier, ResNet, ResidualBlock, WordEmbedding, initialise, last_hidden, n_parameters
+from noisy_course.models import (MLP, MODELS, Dropout, ImageResNet, LSTMClassifier, ResNet, ResidualBlock,
+                                 WordEmbedding, initialise, last_hidden, n_parameters)
 
 fast = settings(max_examples=30, deadline=None)
-compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
+                              reason="torch.compile needs a C++ compiler")
 
 
 def seeded(seed=0): return Generator().manual_seed(seed)
 def random_bytes(*shape, seed=0): return torch.randint(256, shape, generator=seeded(seed), dtype=torch.uint8)
-def masks_of(model, *lead): return {f"{n}.mask".lstrip("."): random_bytes(*lead, *m.shape, seed=i) for i, (n, m) in enumerate(model.named_modules()) if isinstance(m, Dropout)}
+def masks_of(model, *lead):
+    return {f"{n}.mask".lstrip("."): random_bytes(*lead, *m.shape, seed=i)
+            for i, (n, m) in enumerate(model.named_modules()) if isinstance(m, Dropout)}
 
 
-CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100, cnn=10, cnn8=10, cnn4=10, lenet=10, quick=10, lc_cnn=100, preact32=10)
-COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714, resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282, cnn8=1_639_794, cnn4=422_090, lenet=431_080, quick=145_578, lc_cnn=2_308_388, preact32=1_860_138)
+CLASSES = dict(mlp=10, embedding=2, lstm=2, resnet14=10, resnet32=10, resnet44=100, resnet18=10, resnet34=100,
+               cnn=10, cnn8=10, cnn4=10, lenet=10, quick=10, lc_cnn=100, preact32=10)
+COUNTS = dict(mlp=118_282, embedding=290_002, lstm=3_120_642, resnet14=175_066, resnet32=466_714,
+              resnet44=666_996, resnet18=11_173_962, resnet34=21_328_292, cnn=1_639_282, cnn8=1_639_794,
+              cnn4=422_090, lenet=431_080, quick=145_578, lc_cnn=2_308_388, preact32=1_860_138)
 
 
 def batch(name, n=2):
     if name in ("mlp", "cnn4", "lenet"): return torch.rand(n, 1, 28, 28, generator=seeded())
-    if name.startswith(("resnet", "cnn", "quick", "lc", "preact")): return torch.rand(n, 3, 32, 32, generator=seeded())
+    if name.startswith(("resnet", "cnn", "quick", "lc", "preact")):
+        return torch.rand(n, 3, 32, 32, generator=seeded())
     return torch.randint(5000, (n, 400), generator=seeded())
 
 
@@ -74,7 +82,8 @@ def test_an_image_resnet_is_18_or_34_deep(depth):
 
 def test_an_image_resnet_keeps_the_size_until_its_second_stage():
     network, sizes = ImageResNet(18, 10, channels=1).eval(), []
-    for layer in (network.layer1, network.layer2, network.layer4): layer.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:])))
+    for layer in (network.layer1, network.layer2, network.layer4):
+        layer.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:])))
     network(torch.rand(2, 1, 28, 28, generator=seeded()))
     assert sizes == [(64, 28, 28), (128, 14, 14), (512, 4, 4)]
 
@@ -82,12 +91,15 @@ def test_an_image_resnet_keeps_the_size_until_its_second_stage():
 def test_projections_stand_where_the_width_changes():
     convs = [m for m in ResNet(32, 10).modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
     assert [(m.in_channels, m.out_channels, m.stride) for m in convs] == [(16, 32, (2, 2)), (32, 64, (2, 2))]
-    assert sum(isinstance(m.shortcut, nn.Identity) for m in ResNet(32, 10).modules() if isinstance(m, ResidualBlock)) == 13
+    assert sum(isinstance(m.shortcut, nn.Identity) for m in ResNet(32, 10).modules()
+               if isinstance(m, ResidualBlock)) == 13
 
 
 def test_batch_norm_has_pytorchs_defaults():
-    norm, plain = next(m for m in ResNet(14, 10).modules() if isinstance(m, nn.BatchNorm2d)), nn.BatchNorm2d(16)
-    assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (plain.eps, plain.momentum, True, True)
+    norm = next(m for m in ResNet(14, 10).modules() if isinstance(m, nn.BatchNorm2d))
+    plain = nn.BatchNorm2d(16)
+    assert ((norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+            == (plain.eps, plain.momentum, True, True))
 
 
 def test_resnet_under_channels_last_and_bf16():
@@ -119,7 +131,8 @@ def test_dropout_is_its_definition(p, batch, width):
     layer, x = Dropout(p, width).double(), torch.randn(batch, width, dtype=torch.float64, generator=seeded())
     layer.mask = random_bytes(batch, width)
     k = round(256 * p)
-    want = torch.tensor([[v / (1 - k / 256) if m >= k else 0. for v, m in zip(*row)] for row in zip(x.tolist(), layer.mask.tolist())], dtype=torch.float64)
+    want = torch.tensor([[v / (1 - k / 256) if m >= k else 0. for v, m in zip(*row)]
+                         for row in zip(x.tolist(), layer.mask.tolist())], dtype=torch.float64)
     torch.testing.assert_close(layer(x), want)
     assert layer.eval()(x) is x
 
@@ -195,7 +208,8 @@ def test_gradients_together_are_gradients_alone():
     for key in one: torch.testing.assert_close(got[key][1], one[key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name, backend", [pytest.param("mlp", "inductor", marks=compiler), ("mlp", "aot_eager"), ("embedding", "aot_eager")])
+@pytest.mark.parametrize("name, backend", [pytest.param("mlp", "inductor", marks=compiler),
+                                           ("mlp", "aot_eager"), ("embedding", "aot_eager")])
 def test_compiled_whole(name, backend):
     f, params, buffers, x = stacked_networks(name)
     got = torch.compile(vmap(f), fullgraph=True, dynamic=False, backend=backend)(params, buffers, x)
@@ -220,15 +234,19 @@ def test_the_paper_says_how_to_start(name):
     model = initialise(MODELS[name](CLASSES[name]), seeded())
     dense = [m for m in model.modules() if isinstance(m, nn.Linear)]
     for m in model.modules():
-        if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)): assert (m.weight == 1).all() and (m.bias == 0).all()
+        if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            assert (m.weight == 1).all() and (m.bias == 0).all()
         if isinstance(m, (nn.Linear, nn.Conv2d)):
             assert m.bias is None or (m.bias == 0).all()
-            if m is not dense[-1]: assert abs(m.weight.std() / (2 / m.weight[0].numel()) ** .5 - 1) < 5 / (2 * m.weight.numel()) ** .5
+            if m is not dense[-1]:
+                assert (abs(m.weight.std() / (2 / m.weight[0].numel()) ** .5 - 1)
+                        < 5 / (2 * m.weight.numel()) ** .5)
         if m is dense[-1] or isinstance(m, nn.Embedding):
             assert m.weight.abs().max() <= .05 and abs(m.weight.std() - .05 / 3 ** .5) < .003
         if isinstance(m, nn.LSTM):
             assert m.weight_hh_l0.abs().max() <= .05
-            assert (m.bias_ih_l0 + m.bias_hh_l0).reshape(4, -1).unique(dim=1).flatten().tolist() == [0, 1, 0, 0]
+            assert ((m.bias_ih_l0 + m.bias_hh_l0).reshape(4, -1).unique(dim=1).flatten().tolist()
+                    == [0, 1, 0, 0])
 
 
 def test_initialise_keeps_dtype_and_ends_the_layers_own_draws():
@@ -251,9 +269,11 @@ def test_the_lstm_reads_the_order_of_the_words():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["mlp", "embedding", "resnet14"])
 def test_a_cpu_seed_gives_the_same_network_on_a_gpu(name):
-    here, there = initialise(MODELS[name](CLASSES[name]), seeded()), initialise(MODELS[name](CLASSES[name]).cuda(), seeded())
+    here = initialise(MODELS[name](CLASSES[name]), seeded())
+    there = initialise(MODELS[name](CLASSES[name]).cuda(), seeded())
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here.parameters(), there.parameters()))
-    torch.testing.assert_close(there.eval()(batch(name).cuda()).cpu(), here.eval()(batch(name)), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(there.eval()(batch(name).cuda()).cpu(), here.eval()(batch(name)),
+                               rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("make", [lambda: MODELS["cnn4"](10), lambda: MODELS["resnet18"](10, 1)])

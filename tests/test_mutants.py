@@ -72,7 +72,8 @@ class Chapter:
     def place_of(self, right):
         "The number of the only cell that has `right`, once."
         found = [(place, source.count(right)) for place, source in enumerate(self.sources) if right in source]
-        assert [count for _, count in found] == [1], f"{right!r} stands {sum(c for _, c in found)} times in the chapter"
+        assert [count for _, count in found] == [1], (
+            f"{right!r} stands {sum(c for _, c in found)} times in the chapter")
         return found[0][0]
 
     def run_mutant(self, place, right, wrong):

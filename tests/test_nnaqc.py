@@ -1,4 +1,5 @@
-"Noise layers beside independent formulas, their limits and edges, and their methods in the engine, dropout masks included."
+"""Noise layers beside independent formulas, their limits and edges, and their methods in the engine,
+dropout masks included."""
 from functools import partial
 
 import numpy as np
@@ -11,18 +12,21 @@ from noisy_course import nnaqc, noise
 from noisy_course.lab import protocols
 from noisy_course.loss_correction import METHODS as CORRECTIONS, bootstrap_soft, forward_cross_entropy
 from noisy_course.losses import cross_entropy
-from noisy_course.nnaqc import METHODS, DropoutNoiseLayer, LinearNoiseLayer, NNAQCLoss, NoiseLayerLoss, NonlinearNoiseLayer, TracePenalised
+from noisy_course.nnaqc import (METHODS, DropoutNoiseLayer, LinearNoiseLayer, NNAQCLoss, NoiseLayerLoss,
+                                NonlinearNoiseLayer, TracePenalised)
 from noisy_course.training import Recipe, Run, train
 from samples import network, np_softmax, sample, toy
 
 fast = settings(max_examples=30, deadline=None)
 F64 = torch.float64
-LAYERS = dict(linear=LinearNoiseLayer, nonlinear=NonlinearNoiseLayer, weights=DropoutNoiseLayer, activations=partial(DropoutNoiseLayer, on="activations"))
+LAYERS = dict(linear=LinearNoiseLayer, nonlinear=NonlinearNoiseLayer, weights=DropoutNoiseLayer,
+              activations=partial(DropoutNoiseLayer, on="activations"))
 
 def drawn(layer, seed=0):
     "A layer with random weights, in float64."
     layer = layer.double()
-    with torch.no_grad(): layer.W.copy_(torch.randn(layer.W.shape, dtype=F64, generator=Generator().manual_seed(seed)))
+    with torch.no_grad():
+        layer.W.copy_(torch.randn(layer.W.shape, dtype=F64, generator=Generator().manual_seed(seed)))
     return layer
 
 
@@ -35,7 +39,8 @@ def test_formulas(B, C, seed):
     p = np_softmax(z.numpy())
     linear, other = drawn(LinearNoiseLayer(C), seed), drawn(NonlinearNoiseLayer(C), seed)
     W = other.W.detach().numpy()
-    np.testing.assert_allclose(linear(z).exp().detach(), p @ np_softmax(linear.W.detach().numpy()), atol=1e-12)
+    np.testing.assert_allclose(linear(z).exp().detach(),
+                               p @ np_softmax(linear.W.detach().numpy()), atol=1e-12)
     np.testing.assert_allclose(other(z).detach(), np.stack([W @ one for one in p]), atol=1e-12)
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -55,12 +60,14 @@ def test_a_linear_layer_starts_where_it_is_told(start):
 def test_a_linear_layer_is_forward_correction():
     z, y = sample((6,), 5, 1)
     layer = drawn(LinearNoiseLayer(5))
-    torch.testing.assert_close(cross_entropy(layer(z), y, "none"), forward_cross_entropy(z, y, layer.transition().detach(), "none"))
+    torch.testing.assert_close(cross_entropy(layer(z), y, "none"),
+                               forward_cross_entropy(z, y, layer.transition().detach(), "none"))
 
 @pytest.mark.parametrize("C", [2, 10, 100])
 def test_the_ceiling_at_the_identity(C):
     z = 1e4 * torch.eye(C)
-    torch.testing.assert_close(NonlinearNoiseLayer(C)(z).softmax(-1).diagonal(), torch.full((C,), np.e / (np.e + C - 1), dtype=torch.float32))
+    torch.testing.assert_close(NonlinearNoiseLayer(C)(z).softmax(-1).diagonal(),
+                               torch.full((C,), np.e / (np.e + C - 1), dtype=torch.float32))
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("size", [1e4, -1e4])
@@ -73,7 +80,8 @@ def test_layers_stay_finite(name, size):
 @pytest.mark.parametrize("on, gone", [("weights", .5 ** 4), ("activations", .5)])
 def test_dropout_drops_what_it_says(on, gone):
     "An output is gone when all four weights that lead to it are, or when it is dropped itself."
-    layer, z = drawn(DropoutNoiseLayer(4, .5, on)), torch.randn(2000, 4, dtype=F64, generator=Generator().manual_seed(0))
+    layer = drawn(DropoutNoiseLayer(4, .5, on))
+    z = torch.randn(2000, 4, dtype=F64, generator=Generator().manual_seed(0))
     whole = layer.eval()(z)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -85,11 +93,17 @@ def test_dropout_drops_what_it_says(on, gone):
     torch.testing.assert_close(whole, z.softmax(-1) @ layer.W.mT)
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: LinearNoiseLayer(3, 1.), r"start: expected a number in \(0, 1\), got 1.0"), (lambda: TracePenalised(3, -1), "trace: expected a number of at least 0, got -1"),
-    (lambda: DropoutNoiseLayer(3, 1.), "p: expected"), (lambda: DropoutNoiseLayer(3, on="both"), "on: expected 'weights' or 'activations', got 'both'"),
-    (lambda: nnaqc.quasi_clustering(torch.zeros(1, 2), torch.tensor([0]), 2.), r"beta: expected a number in \[0, 1\], got 2.0"),
-    (lambda: nnaqc.nnaqc(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), alpha=-.1), r"alpha: expected a number in \[0, 1\], got -0.1"),
-    (lambda: nnaqc.quasi_clustering(torch.zeros(1, 2), torch.tensor([2])), "target: expected labels in 0..1"), (lambda: nnaqc.quasi_clustering(torch.tensor([[0., torch.nan]]), torch.tensor([0])), "logits: expected finite")])
+    (lambda: LinearNoiseLayer(3, 1.), r"start: expected a number in \(0, 1\), got 1.0"),
+    (lambda: TracePenalised(3, -1), "trace: expected a number of at least 0, got -1"),
+    (lambda: DropoutNoiseLayer(3, 1.), "p: expected"),
+    (lambda: DropoutNoiseLayer(3, on="both"), "on: expected 'weights' or 'activations', got 'both'"),
+    (lambda: nnaqc.quasi_clustering(torch.zeros(1, 2), torch.tensor([0]), 2.),
+     r"beta: expected a number in \[0, 1\], got 2.0"),
+    (lambda: nnaqc.nnaqc(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), alpha=-.1),
+     r"alpha: expected a number in \[0, 1\], got -0.1"),
+    (lambda: nnaqc.quasi_clustering(torch.zeros(1, 2), torch.tensor([2])), "target: expected labels in 0..1"),
+    (lambda: nnaqc.quasi_clustering(torch.tensor([[0., torch.nan]]), torch.tensor([0])),
+     "logits: expected finite")])
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message): make()
 
@@ -97,12 +111,14 @@ def test_bad_input(make, message):
 # The losses
 
 @fast
-@given(C=st.integers(2, 8), seed=st.integers(0, 99), alpha=st.floats(0, 1), beta=st.floats(0, 1), how=st.sampled_from(["mean", "sum", "none"]))
+@given(C=st.integers(2, 8), seed=st.integers(0, 99), alpha=st.floats(0, 1), beta=st.floats(0, 1),
+       how=st.sampled_from(["mean", "sum", "none"]))
 def test_nnaqc_is_its_parts(C, seed, alpha, beta, how):
     z, y = sample((3, 2), C, seed)
     noisy, p = sample((3, 2), C, seed + 1)[0], np_softmax(z.numpy())
     q = beta * p + (1 - beta) * np.eye(C)[y]
-    expected = -alpha * np.log(np.take_along_axis(np_softmax(noisy.numpy()), y.numpy()[..., None], -1))[..., 0] - (1 - alpha) * (q * np.log(p)).sum(-1)
+    of_label = np.take_along_axis(np_softmax(noisy.numpy()), y.numpy()[..., None], -1)[..., 0]
+    expected = -alpha * np.log(of_label) - (1 - alpha) * (q * np.log(p)).sum(-1)
     got = nnaqc.nnaqc(z, noisy, y, alpha, beta, how)
     np.testing.assert_allclose(got, expected if how == "none" else getattr(expected, how)(), atol=1e-10)
     torch.testing.assert_close(nnaqc.quasi_clustering(z, y, beta, how), bootstrap_soft(z, y, 1 - beta, how))
@@ -179,6 +195,7 @@ def test_predictions_do_without_the_layer(name):
 def test_dropout_in_a_layer_has_draws_of_its_own_run():
     runs = [Run(METHODS["nnaqc_dropout"], NOISY, seed=seed) for seed in (0, 1)]
     one, other = (train(DATA, runs[::order], network, RECIPE(epochs=2)) for order in (1, -1))
-    for a, b in zip(weights(one, 0), weights(other, 1), strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(weights(one, 0), weights(other, 1), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     plain = train(DATA, [Run(METHODS["nnaqc"], NOISY)], network, RECIPE(epochs=2))
     assert not torch.allclose(weights(plain, 0)[0], weights(one, 0)[0], atol=1e-3)

@@ -8,8 +8,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Generator
 
 from noisy_course import noise
-from noisy_course.noise import (COARSE, FLIPS, SUPERCLASSES, asymmetric, check_labels, check_rate, check_transition, corrupt, human,
-                                load_noise, open_set, pair_flips, random_pairs, random_simplex, realised, save_noise, sparse,
+from noisy_course.noise import (COARSE, FLIPS, SUPERCLASSES, asymmetric, check_labels, check_rate,
+                                check_transition, corrupt, human, load_noise, open_set, pair_flips,
+                                random_pairs, random_simplex, realised, save_noise, sparse,
                                 standard_error, symmetric)
 
 rates = st.floats(0, 1)
@@ -36,11 +37,13 @@ def transitions(draw, low=1, high=8):
 @given(st.integers(2, 12), rates, seeds)
 def test_every_matrix_is_stochastic_float64_and_leaves_at_its_rate(C, rate, seed):
     targets = 1 + seed % (C - 1)
-    for T in (symmetric(C, rate), random_simplex(C, rate, seeded(seed)), sparse(C, rate, targets, seeded(seed)),
+    for T in (symmetric(C, rate), random_simplex(C, rate, seeded(seed)),
+              sparse(C, rate, targets, seeded(seed)),
               pair_flips(C, [(i, (i + 1) % C) for i in range(C)], rate)):
         check_transition(T, C)
         assert T.dtype == torch.float64
-        torch.testing.assert_close(1 - T.diagonal(), torch.full((C,), rate, dtype=torch.float64), atol=1e-12, rtol=0)
+        torch.testing.assert_close(1 - T.diagonal(), torch.full((C,), rate, dtype=torch.float64),
+                                   atol=1e-12, rtol=0)
 
 
 @fast
@@ -73,7 +76,8 @@ def test_sparse_has_so_many_targets_of_equal_weight(C, seed):
 
 
 def test_random_matrices_differ_from_seed_to_seed_only():
-    for make in (lambda g: random_simplex(6, .5, g), lambda g: sparse(6, .5, 2, g), lambda g: asymmetric("cifar100", .5, "random_pairs", g)):
+    for make in (lambda g: random_simplex(6, .5, g), lambda g: sparse(6, .5, 2, g),
+                 lambda g: asymmetric("cifar100", .5, "random_pairs", g)):
         assert torch.equal(make(seeded(1)), make(seeded(1)))
         assert not torch.equal(make(seeded(1)), make(seeded(2)))
 
@@ -227,7 +231,8 @@ def test_standard_error():
 # --- open set, people ---
 
 def test_open_set_uses_each_outside_image_once_at_most():
-    images, outside = torch.zeros(1000, 1, dtype=torch.uint8), torch.arange(1, 256, dtype=torch.uint8)[:, None]
+    images = torch.zeros(1000, 1, dtype=torch.uint8)
+    outside = torch.arange(1, 256, dtype=torch.uint8)[:, None]
     mixed, replaced = open_set(images, outside, .2, seeded())
     used = mixed[replaced, 0]
     assert (mixed[~replaced] == 0).all() and (used > 0).all() and len(used.unique()) == len(used)
@@ -256,8 +261,9 @@ def test_people():
 
 @pytest.mark.parametrize("rate", [-.1, 1.1, float("nan"), float("inf"), "0.2", None, 1j])
 def test_rate(rate):
-    for f in (check_rate, lambda r: symmetric(3, r), lambda r: pair_flips(3, {0: 1}, r), lambda r: asymmetric("mnist", r),
-              lambda r: asymmetric("imdb", r), lambda r: random_simplex(3, r, seeded()), lambda r: sparse(3, r, 1, seeded())):
+    for f in (check_rate, lambda r: symmetric(3, r), lambda r: pair_flips(3, {0: 1}, r),
+              lambda r: asymmetric("mnist", r), lambda r: asymmetric("imdb", r),
+              lambda r: random_simplex(3, r, seeded()), lambda r: sparse(3, r, 1, seeded())):
         with pytest.raises(ValueError, match=r"rate: expected a number in \[0, 1\], got"): f(rate)
 
 
@@ -277,8 +283,10 @@ def test_transition(T, message):
 
 def test_a_stack_of_matrices_is_checked_as_one():
     check_transition(torch.stack([symmetric(3, .1), symmetric(3, .2)]), 3)
-    with pytest.raises(ValueError, match="noise_T: expected rows"): check_transition(torch.stack([torch.eye(2), torch.ones(2, 2)]), argument="noise_T")
-    with pytest.raises(ValueError, match="T: expected one matrix"): corrupt(torch.tensor([0]), torch.eye(2).expand(3, 2, 2), seeded())
+    with pytest.raises(ValueError, match="noise_T: expected rows"):
+        check_transition(torch.stack([torch.eye(2), torch.ones(2, 2)]), argument="noise_T")
+    with pytest.raises(ValueError, match="T: expected one matrix"):
+        corrupt(torch.tensor([0]), torch.eye(2).expand(3, 2, 2), seeded())
 
 
 @pytest.mark.parametrize("labels, message", [
@@ -289,18 +297,24 @@ def test_a_stack_of_matrices_is_checked_as_one():
     (torch.tensor([-1, 2]), "integers in 0..2, got -1..2")])
 def test_labels(labels, message):
     with pytest.raises(ValueError, match="labels: expected " + message): check_labels(labels, 3)
-    with pytest.raises(ValueError, match="labels: expected " + message): corrupt(labels, torch.eye(3), seeded())
-    with pytest.raises(ValueError, match="clean: expected " + message): realised(labels, torch.tensor([0, 0]), 3)
+    with pytest.raises(ValueError, match="labels: expected " + message):
+        corrupt(labels, torch.eye(3), seeded())
+    with pytest.raises(ValueError, match="clean: expected " + message):
+        realised(labels, torch.tensor([0, 0]), 3)
 
 
 def test_other_arguments():
-    with pytest.raises(ValueError, match="noisy: expected shape"): realised(torch.tensor([0]), torch.tensor([0, 0]), 3)
-    with pytest.raises(ValueError, match="generator: expected a torch.Generator, got the int 3"): corrupt(torch.tensor([0]), torch.eye(3), 3)
+    with pytest.raises(ValueError, match="noisy: expected shape"):
+        realised(torch.tensor([0]), torch.tensor([0, 0]), 3)
+    with pytest.raises(ValueError, match="generator: expected a torch.Generator, got the int 3"):
+        corrupt(torch.tensor([0]), torch.eye(3), 3)
     with pytest.raises(ValueError, match="generator"): asymmetric("cifar100", .2, "random_pairs")
     with pytest.raises(ValueError, match="n_classes"): symmetric(0, 0)
     with pytest.raises(ValueError, match="n_classes"): symmetric(2.5, .1)
-    with pytest.raises(ValueError, match="dataset: expected one of .*'imdb'.*, got 'mnits'"): asymmetric("mnits", .2)
-    with pytest.raises(ValueError, match="kind: expected one of .*'blocks'.*, got 'block'"): asymmetric("cifar100", .2, "block")
+    with pytest.raises(ValueError, match="dataset: expected one of .*'imdb'.*, got 'mnits'"):
+        asymmetric("mnits", .2)
+    with pytest.raises(ValueError, match="kind: expected one of .*'blocks'.*, got 'block'"):
+        asymmetric("cifar100", .2, "block")
     for flips in ({0: 0}, {0: 3}, {-1: 0}, [(0, 1), (0, 2)]):
         with pytest.raises(ValueError, match="flips"): pair_flips(3, flips, .2)
     for n in (0, 3, 1.5):
@@ -331,7 +345,8 @@ def test_a_noise_file_that_is_cut_or_altered_is_refused(shared):
     altered = json.dumps(record | dict(labels=record["labels"][::-1])), json.dumps(record | dict(T=[[1.]]))
     for broken in (text[:-20], "", "[]", "{}", *altered):
         path.write_text(broken)
-        with pytest.raises(ValueError, match="a whole noise file, got one that is cut or altered"): load_noise(path, clean)
+        with pytest.raises(ValueError, match="a whole noise file, got one that is cut or altered"):
+            load_noise(path, clean)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a whole noise file"): load_noise(path, clean)
     with pytest.raises(FileNotFoundError): load_noise(path.parent/"none.json", clean)
@@ -339,10 +354,12 @@ def test_a_noise_file_that_is_cut_or_altered_is_refused(shared):
 
 def test_a_noise_file_belongs_to_its_clean_labels(shared):
     path, clean, noisy, T = shared
-    with pytest.raises(ValueError, match="clean: expected the labels this noise was drawn for"): load_noise(path, clean.flip(0))
+    with pytest.raises(ValueError, match="clean: expected the labels this noise was drawn for"):
+        load_noise(path, clean.flip(0))
     with pytest.raises(ValueError, match="noisy: expected shape"): save_noise(path, clean, noisy[1:], T, 5)
 
 
 def test_everything_public_is_documented():
-    public = [f for f in vars(noise).values() if callable(f) and getattr(f, "__module__", "") == noise.__name__ and f.__name__[0] != "_"]
+    public = [f for f in vars(noise).values()
+              if callable(f) and getattr(f, "__module__", "") == noise.__name__ and f.__name__[0] != "_"]
     assert len(public) > 10 and all(f.__doc__ for f in public)

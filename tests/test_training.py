@@ -1,4 +1,5 @@
-"""The engine against a plain loop, runs together against runs alone, resume after every kind of end, and bad days."""
+"""The engine against a plain loop, runs together against runs alone, resume after every
+kind of end, and bad days."""
 import errno
 import io
 import os
@@ -24,10 +25,12 @@ from noisy_course.loss_correction import METHODS, cross_entropy, estimate_transi
 from noisy_course.models import MLP, Dropout, initialise
 from noisy_course.lab.protocols import milestones, sgd
 from noisy_course.stacked import StackedModules, random_bytes, take, take_each
-from noisy_course.training import Method, Recipe, Run, Trainer, fine_tuned_after, generator, restricted_to, train, unverified_mask, verified_mask
+from noisy_course.training import (Method, Recipe, Run, Trainer, fine_tuned_after, generator, restricted_to,
+                                   train, unverified_mask, verified_mask)
 
 N, C, PIXELS = 150, 4, (1, 4, 4)
-compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
+                              reason="torch.compile needs a C++ compiler")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
@@ -46,17 +49,19 @@ RECIPE = Recipe(epochs=3, batch_size=32)
 
 def network(g, hidden=16, dropout=.5): return initialise(MLP(C, hidden, dropout, inputs=16), g)
 def noisy(seed, data=DATA): return noise.corrupt(data.train_y, T, generator(seed, "noise"))
-def run(method, seed=0, **changes): return replace(Run(METHODS.get(method, method), noisy(seed), T, seed), **changes)
-def fit(runs, recipe=RECIPE, build=network, data=DATA, **more): return train(data, runs, build, recipe, **more)
+def run(method, seed=0, **changes):
+    return replace(Run(METHODS.get(method, method), noisy(seed), T, seed), **changes)
+def fit(runs, recipe=RECIPE, build=network, data=DATA, **more):
+    return train(data, runs, build, recipe, **more)
 
-def numbers(trained, i):
+def outcome(trained, i):
     "All that a run's training gave, times aside."
     curve = trained.curves[lambda rows: (rows.run == i) & ~rows.metric.str.contains("seconds")]
     weights = [trained.module(i, which).state_dict() for which in ("best", "last")]
     return curve.value.to_numpy(), [v.numpy() for state in weights for v in state.values()]
 
 def assert_same(a, i, b, j):
-    (curve_a, weights_a), (curve_b, weights_b) = numbers(a, i), numbers(b, j)
+    (curve_a, weights_a), (curve_b, weights_b) = outcome(a, i), outcome(b, j)
     np.testing.assert_array_equal(curve_a, curve_b)
     for one, other in zip(weights_a, weights_b, strict=True): np.testing.assert_array_equal(one, other)
 
@@ -78,7 +83,8 @@ def trust(state):
     own = p.gather(1, state.run.labels[:, None]).squeeze(1)
     return dict(weight=(own >= own.quantile(.3)).float() * .5 + .5 * state.sample_state["weight"])
 
-SMALL_LOSS = Method("small_loss", weighted, sample_state=lambda run, C: dict(weight=torch.ones(len(run.labels))), on_epoch_end=trust)
+SMALL_LOSS = Method("small_loss", weighted,
+                    sample_state=lambda run, C: dict(weight=torch.ones(len(run.labels))), on_epoch_end=trust)
 SCALED = Method("scaled", cross_entropy, layer=lambda C: nn.BatchNorm1d(C, momentum=.3), keep_layer=False)
 EVERY = [*METHODS.values(), SMALL_LOSS, SCALED]
 
@@ -88,7 +94,8 @@ EVERY = [*METHODS.values(), SMALL_LOSS, SCALED]
 @pytest.mark.parametrize("hidden", [16, 7])
 def test_together_as_alone(hidden):
     "Dropout on, four methods, a last batch that is smaller: the same bits."
-    runs, build = [run(m, s) for s, m in enumerate(["cross_entropy", "forward", "unhinged", "backward"])], partial(network, hidden=hidden)
+    runs = [run(m, s) for s, m in enumerate(["cross_entropy", "forward", "unhinged", "backward"])]
+    build = partial(network, hidden=hidden)
     together = fit(runs, build=build)
     for i, one in enumerate(runs): assert_same(together, i, fit([one], build=build), 0)
 
@@ -98,9 +105,11 @@ def test_every_method_together_as_alone():
     for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
 
 def test_neither_order_nor_number_at_once_counts():
-    runs = [run(m, seed) for m in ("forward_estimated", "sigmoid", "cross_entropy", SMALL_LOSS) for seed in (0, 1)]
+    runs = [run(m, seed) for m in ("forward_estimated", "sigmoid", "cross_entropy", SMALL_LOSS)
+            for seed in (0, 1)]
     usual, shuffled = fit(runs), [5, 0, 7, 2, 1, 6, 3, 4]
-    for other in (fit([runs[i] for i in shuffled]), fit([runs[i] for i in shuffled], replace(RECIPE, runs_at_once=3))):
+    for other in (fit([runs[i] for i in shuffled]),
+                  fit([runs[i] for i in shuffled], replace(RECIPE, runs_at_once=3))):
         for j, i in enumerate(shuffled):
             assert other.runs[j].seed == runs[i].seed and other.runs[j].method == runs[i].method
             assert_same(other, j, usual, i)
@@ -109,7 +118,7 @@ def test_with_augmentation_together_as_alone():
     runs, recipe = [run("cross_entropy", 0), run("savage", 1)], replace(RECIPE, augment=random_flip)
     together = fit(runs, recipe)
     for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe), 0)
-    assert not np.array_equal(numbers(together, 0)[0], numbers(fit(runs), 0)[0])
+    assert not np.array_equal(outcome(together, 0)[0], outcome(fit(runs), 0)[0])
 
 def test_the_same_run_twice():
     one = run("forward")
@@ -126,14 +135,17 @@ def test_what_is_watched_is_recorded_and_changes_nothing():
     seen = []
     def watch(state):
         seen.append((state.run.seed, state.epoch, state.probabilities("last").shape))
-        return dict(twice=2. * state.epoch, wrong=state.dataset.wrong(state.run.labels).double().mean().item())
+        return dict(twice=2. * state.epoch,
+                    wrong=state.dataset.wrong(state.run.labels).double().mean().item())
     runs = [run("forward", 1), run("cross_entropy", 0)]
     usual, watched = fit(runs), fit(runs, replace(RECIPE, epoch_metrics=watch))
     for i in range(2):
         assert values(watched, i, "twice") == [2. * e for e in range(1, RECIPE.epochs + 1)]
         assert set(values(watched, i, "wrong")) == {(runs[i].labels != DATA.train_y).double().mean().item()}
-        for one, other in zip(numbers(usual, i)[1], numbers(watched, i)[1], strict=True): np.testing.assert_array_equal(one, other)
-    assert sorted(seen) == [(s, e, (len(DATA.train_y), C)) for s in (0, 1) for e in range(1, RECIPE.epochs + 1)]
+        for one, other in zip(outcome(usual, i)[1], outcome(watched, i)[1], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert sorted(seen) == [(s, e, (len(DATA.train_y), C)) for s in (0, 1)
+                            for e in range(1, RECIPE.epochs + 1)]
 
 def test_a_layer_that_starts_by_chance_together_as_alone():
     linear = Method("linear", cross_entropy, layer=lambda C: nn.Linear(C, C))
@@ -143,13 +155,16 @@ def test_a_layer_that_starts_by_chance_together_as_alone():
     assert not torch.equal(together.module(0)[1].weight, together.module(1)[1].weight)
 
 def test_two_methods_of_one_name_stay_apart():
-    scale = lambda factor: Method("scaled", lambda logits, target, reduction: factor * cross_entropy(logits, target, reduction), layer=nn.BatchNorm1d)
+    scale = lambda factor: Method(
+        "scaled", lambda logits, target, reduction: factor * cross_entropy(logits, target, reduction),
+        layer=nn.BatchNorm1d)
     runs = [run(scale(1.)), run(scale(.01))]
     together = fit(runs)
     for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
 
 def test_seeds_split_seeds_labels_and_T_count():
-    base, others = run("forward"), [dict(seed=1), dict(split_seed=1), dict(labels=noisy(9)), dict(T=noise.symmetric(C, .1))]
+    base = run("forward")
+    others = [dict(seed=1), dict(split_seed=1), dict(labels=noisy(9)), dict(T=noise.symmetric(C, .1))]
     trained = fit([base, *(replace(base, **change) for change in others)])
     curves = [values(trained, i, "train_loss") for i in range(5)]
     assert all(curves[0] != other for other in curves[1:])
@@ -184,7 +199,8 @@ def plain_loop(run, net, optimizer, loss, epochs, size=32):
             value.backward()
             optimizer.step()
             total += len(batch) * value.item()
-        with torch.no_grad(): curve.append((total / len(rows), loss(net.eval()(x[valid]), run.labels[valid]).item()))
+        with torch.no_grad():
+            curve.append((total / len(rows), loss(net.eval()(x[valid]), run.labels[valid]).item()))
     return curve
 
 def assert_plain(run, plain_net, optimizer, loss, recipe, build, rtol=1e-5, epochs=2):
@@ -206,18 +222,21 @@ def test_adagrad_as_in_a_plain_loop(name, loss):
 SGD = partial(torch.optim.SGD, lr=.05, momentum=.9, weight_decay=1e-3)
 
 def conv(g):
-    return initialise(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, C)), g)
+    return initialise(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+                                    nn.Linear(16, C)), g)
 
 @pytest.mark.parametrize("at_once", [1, None])
 @pytest.mark.parametrize("build", [network, conv])
 def test_sgd_as_in_a_plain_loop(build, at_once):
     one = run("cross_entropy")
     net = build(one.stream("network"))
-    assert_plain(one, net, SGD(net.parameters()), F.cross_entropy, replace(RECIPE, optimizer=SGD, runs_at_once=at_once), build)
+    assert_plain(one, net, SGD(net.parameters()), F.cross_entropy,
+                 replace(RECIPE, optimizer=SGD, runs_at_once=at_once), build)
 
 def test_convolutions_one_at_a_time():
     "runs_at_once=1 calls the module itself, and every run is as it is without the others."
-    runs, recipe = [run("cross_entropy", 0), run("unhinged", 1)], replace(RECIPE, runs_at_once=1, optimizer=SGD, augment=random_flip)
+    runs = [run("cross_entropy", 0), run("unhinged", 1)]
+    recipe = replace(RECIPE, runs_at_once=1, optimizer=SGD, augment=random_flip)
     together = fit(runs, recipe, conv)
     for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe, conv), 0)
     assert together.module(0)[0][1].num_batches_tracked > 0
@@ -225,17 +244,20 @@ def test_convolutions_one_at_a_time():
 def test_the_schedule_sets_the_learning_rate():
     still = replace(RECIPE, optimizer=SGD, schedule=lambda epoch: float(epoch < 2))
     two, three = (fit([run("cross_entropy")], replace(still, epochs=n)) for n in (2, 3))
-    for a, b in zip(two.module(0, "last").parameters(), three.module(0, "last").parameters()): assert torch.equal(a, b)
+    for a, b in zip(two.module(0, "last").parameters(), three.module(0, "last").parameters()):
+        assert torch.equal(a, b)
 
 def test_bf16_is_close():
     runs = [run("cross_entropy"), run("forward", 1)]
     a, b = fit(runs), fit(runs, replace(RECIPE, precision="bf16"))
-    for i in range(2): np.testing.assert_allclose(values(a, i, "train_loss"), values(b, i, "train_loss"), rtol=.03)
+    for i in range(2):
+        np.testing.assert_allclose(values(a, i, "train_loss"), values(b, i, "train_loss"), rtol=.03)
     assert a.module(0)[0][1].weight.dtype == b.module(0)[0][1].weight.dtype == torch.float32
 
 @compiler
 def test_compiled_is_eager_to_five_digits():
-    "Less exact only when validating behind a batch normalisation: AdaGrad enlarges the rounding of a bias whose gradient is zero."
+    """Less exact only when validating behind a batch normalisation: AdaGrad enlarges the rounding of a
+    bias whose gradient is zero."""
     data, recipe = toy(80), Recipe(epochs=2, batch_size=36)
     runs = [run(m, labels=noisy(0, data)) for m in ("forward", "unhinged")]
     a, b = (fit(runs, replace(recipe, compiled=c), partial(network, hidden=8), data) for c in (False, True))
@@ -262,7 +284,8 @@ def test_random_bytes_have_any_shape_and_one_stream(seed, shape):
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(.01, .9))
 def test_an_epoch_sees_each_training_row_once_and_no_other(seed, fraction):
-    trainer = Trainer(DATA, [run("cross_entropy", seed), run("cross_entropy", seed + 1)], network, replace(RECIPE, valid_fraction=fraction))
+    trainer = Trainer(DATA, [run("cross_entropy", seed), run("cross_entropy", seed + 1)], network,
+                      replace(RECIPE, valid_fraction=fraction))
     first, second = trainer.orders(), trainer.orders()
     every = torch.cat([first, trainer.valid_rows], 1).sort().values
     assert torch.equal(every, torch.arange(N).expand(2, N))
@@ -278,7 +301,8 @@ def test_take():
 def test_a_stack_is_its_modules():
     modules = [network(generator(seed, "network")).eval() for seed in range(3)]
     inputs = torch.rand(3, 5, *PIXELS, generator=generator(0, "inputs"))
-    stack = StackedModules([initialise(MLP(C, 16, .5, 16), generator(seed, "network")).eval() for seed in range(3)])
+    stack = StackedModules([initialise(MLP(C, 16, .5, 16), generator(seed, "network")).eval()
+                            for seed in range(3)])
     expected = torch.stack([m(x) for m, x in zip(modules, inputs)])
     torch.testing.assert_close(stack(inputs), expected)
     torch.testing.assert_close(stack(inputs[0], shared=True), torch.stack([m(inputs[0]) for m in modules]))
@@ -291,7 +315,8 @@ def test_a_stack_is_its_modules():
 def test_every_epoch_is_recorded_for_every_run():
     trained = fit([run("cross_entropy"), run("forward_estimated", 1)])
     counts = trained.curves.groupby(["run", "metric"]).epoch.apply(list)
-    assert {metric for _, metric in counts.index} >= {"train_loss", "valid_loss", "valid_accuracy", "test_accuracy", "seconds"}
+    assert {metric for _, metric in counts.index} >= {"train_loss", "valid_loss", "valid_accuracy",
+                                                      "test_accuracy", "seconds"}
     assert counts.map(lambda epochs: epochs == [1, 2, 3]).all() and len(counts.loc[0]) == len(counts.loc[1])
     assert trained.curves[trained.curves.metric.str.contains("accuracy")].value.between(0, 100).all()
 
@@ -305,7 +330,8 @@ def test_best_is_the_epoch_of_the_lowest_validation_loss():
         losses, seen = values(trained, i, "valid_loss"), dict(T=T) if one.method.loss_arguments else {}
         for which, expected in (("best", min(losses)), ("last", losses[-1])):
             with torch.no_grad(): logits = trained.module(i, which)(DATA.train_x[valid] / 255)
-            assert one.method.hook("loss")(logits, chance[valid], **seen).mean().item() == pytest.approx(expected, rel=1e-4)
+            assert (one.method.hook("loss")(logits, chance[valid], **seen).mean().item()
+                    == pytest.approx(expected, rel=1e-4))
         chosen.append(np.argmin(losses))
     assert min(chosen) < 7
 
@@ -358,10 +384,13 @@ def test_each_seed_has_its_own_estimate():
 
 HALF = torch.arange(N) % 3 > 0
 TWO_KINDS = replace(DATA, extra=dict(train_checked=HALF))
-LEARN, TUNE = restricted_to(METHODS["forward_estimated"], unverified_mask), restricted_to(METHODS["cross_entropy"], verified_mask)
+LEARN = restricted_to(METHODS["forward_estimated"], unverified_mask)
+TUNE = restricted_to(METHODS["cross_entropy"], verified_mask)
 THREE = fine_tuned_after(LEARN, TUNE)
-HANDED = [run(THREE), run("savage", 1), run(LEARN), run(TUNE, 2), run(THREE, 3), run(fine_tuned_after(METHODS["unhinged"], METHODS["sigmoid"]), 1)]
-WITH_T = fine_tuned_after(METHODS["forward"], METHODS["cross_entropy"])  # its first stage is given T, it is not
+HANDED = [run(THREE), run("savage", 1), run(LEARN), run(TUNE, 2), run(THREE, 3),
+          run(fine_tuned_after(METHODS["unhinged"], METHODS["sigmoid"]), 1)]
+# its first stage is given T, it is not
+WITH_T = fine_tuned_after(METHODS["forward"], METHODS["cross_entropy"])
 def tune(runs, recipe=RECIPE, **more): return fit(runs, recipe, data=TWO_KINDS, **more)
 
 def test_three_stages_are_three_trainings():
@@ -370,16 +399,18 @@ def test_three_stages_are_three_trainings():
     T = estimate_transition(probabilities(tune([run(first)]), 0)[~HALF], "auto")
     second = tune([run(restricted_to(METHODS["forward"], unverified_mask), T=T)])
     start = second.module(0)[0].state_dict()
-    assert trained.runs[0].method.name == "cross_entropy_after_forward_estimated" and trained.first_stage(0).runs[0].T.equal(T)
+    assert trained.runs[0].method.name == "cross_entropy_after_forward_estimated"
+    assert trained.first_stage(0).runs[0].T.equal(T)
     for n, v in start.items(): assert torch.equal(trained.runs[0].init_state[n], v)
     begun = fit([replace(run(TUNE), init_state=start)], data=TWO_KINDS)
     assert_same(trained, 0, begun, 0)
     assert_same(trained.first_stage(0), 0, second, 0)
-    assert not np.array_equal(numbers(trained, 0)[0], numbers(tune([run(TUNE)]), 0)[0])
+    assert not np.array_equal(outcome(trained, 0)[0], outcome(tune([run(TUNE)]), 0)[0])
 
 def test_a_network_goes_on_where_the_first_was_best():
     still = replace(RECIPE, optimizer=partial(torch.optim.SGD, lr=0.), first_stage=replace(RECIPE, epochs=12))
-    trained = fit([run(fine_tuned_after(METHODS["forward"], METHODS["unhinged"]), seed) for seed in (0, 1)], still)
+    trained = fit([run(fine_tuned_after(METHODS["forward"], METHODS["unhinged"]), seed)
+                   for seed in (0, 1)], still)
     for i in (0, 1):
         best, last = (trained.first_stage(i).module(0, which)[0].state_dict() for which in ("best", "last"))
         for n, v in trained.module(i, "last")[0].state_dict().items(): assert torch.equal(v, best[n])
@@ -393,19 +424,23 @@ def test_without_its_layer():
 def test_only_its_samples_are_seen():
     "Labels of the others count for nothing, and their pictures neither."
     method = restricted_to(METHODS["unhinged"], verified_mask)
-    other = replace(TWO_KINDS, train_x=torch.where(HALF[:, None, None, None], DATA.train_x, 255 - DATA.train_x))
+    other = replace(TWO_KINDS,
+                    train_x=torch.where(HALF[:, None, None, None], DATA.train_x, 255 - DATA.train_x))
     labels = torch.where(HALF, noisy(0), (noisy(0) + 1) % C)
     trainer = tune([run(method)]).trainers[0][0]
-    assert set(trainer.train_rows[0].tolist()) | set(trainer.valid_rows[0].tolist()) == set(HALF.nonzero().flatten().tolist())
+    assert (set(trainer.train_rows[0].tolist()) | set(trainer.valid_rows[0].tolist())
+            == set(HALF.nonzero().flatten().tolist()))
     assert_same(tune([run(method)]), 0, fit([run(method, labels=labels)], data=other), 0)
 
 def test_first_runs_are_shared_only_where_they_are_the_same():
-    "Of two runs with another T, or begun elsewhere, neither takes the other's first network, whatever stands in between."
+    """Of two runs with another T, or begun elsewhere, neither takes the other's first network, whatever
+    stands in between."""
     starts = [network(Generator().manual_seed(seed)).state_dict() for seed in (0, 1)]
-    for runs in ([run(fine_tuned_after(WITH_T, METHODS["bootstrap_soft"]), T=noise.symmetric(C, rate)) for rate in (.1, .6)], [run("forward_estimated", init_state=start) for start in starts]):
+    for runs in ([run(fine_tuned_after(WITH_T, METHODS["bootstrap_soft"]), T=noise.symmetric(C, rate))
+                  for rate in (.1, .6)], [run("forward_estimated", init_state=start) for start in starts]):
         together = fit(runs)
         for i, one in enumerate(runs): assert_same(together, i, fit([one]), 0)
-        assert not np.array_equal(numbers(together, 0)[0], numbers(together, 1)[0])
+        assert not np.array_equal(outcome(together, 0)[0], outcome(together, 1)[0])
 
 def test_a_run_knows_all_before_it():
     trained = tune([run(THREE), run("savage")])
@@ -413,11 +448,15 @@ def test_a_run_knows_all_before_it():
     while one:
         names.append(one.runs[0].method.name)
         one = one.first_stage(0)
-    assert names == ["cross_entropy_after_forward_estimated", "forward_estimated", "cross_entropy"] and trained.first_stage(1) is None
+    assert names == ["cross_entropy_after_forward_estimated", "forward_estimated", "cross_entropy"]
+    assert trained.first_stage(1) is None
 
-@pytest.mark.parametrize("first, then", [("unhinged", METHODS["forward_estimated"]), ("forward", WITH_T)], ids=["estimate", "warm start"])
+@pytest.mark.parametrize("first, then", [("unhinged", METHODS["forward_estimated"]), ("forward", WITH_T)],
+                         ids=["estimate", "warm start"])
 def test_only_a_single_stage_goes_on(first, then):
-    with pytest.raises(ValueError, match=f"^method: expected one of a single stage, got {then.name}, which begins with {then.first_stage.name}"): fine_tuned_after(METHODS[first], then)
+    with pytest.raises(ValueError, match=f"^method: expected one of a single stage, got {then.name}, "
+                                         f"which begins with {then.first_stage.name}"):
+        fine_tuned_after(METHODS[first], then)
 
 def test_stages_together_as_alone():
     together, shuffled = tune(HANDED), [4, 2, 0, 5, 3, 1]
@@ -426,11 +465,15 @@ def test_stages_together_as_alone():
         other = tune([HANDED[i] for i in shuffled], recipe)
         for j, i in enumerate(shuffled): assert_same(other, j, together, i)
 
-@pytest.mark.parametrize("recipe, total", [(RECIPE, 3 * (5 + 2 + 3)), (replace(RECIPE, first_stage=replace(RECIPE, epochs=2)), 2 * (3 + 2) + 3 * 6)], ids=["one recipe", "another for the first"])
+@pytest.mark.parametrize("recipe, total",
+                         [(RECIPE, 3 * (5 + 2 + 3)),
+                          (replace(RECIPE, first_stage=replace(RECIPE, epochs=2)), 2 * (3 + 2) + 3 * 6)],
+                         ids=["one recipe", "another for the first"])
 def test_epochs_of_all_stages_are_counted(recipe, total):
-    "Cross-entropy for two seeds and unhinged (with one recipe also savage and TUNE); forward for two (with one recipe that is LEARN too); the three that go on, or all six."
+    """Cross-entropy for two seeds and unhinged (with one recipe also savage and TUNE); forward for two
+    (with one recipe that is LEARN too); the three that go on, or all six."""
     seen = []
-    tune(HANDED, recipe, progress=lambda *numbers: seen.append(numbers))
+    tune(HANDED, recipe, progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (total, total) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 def test_stages_resume_after_each_epoch(tmp_path, save_each_epoch):
@@ -446,8 +489,10 @@ def test_a_checkpoint_knows_where_its_network_began(tmp_path):
     starts = [network(Generator().manual_seed(seed)).state_dict() for seed in (0, 1)]
     fit([run("savage", init_state=starts[0])], folder=tmp_path)
     fit([run("savage", init_state=starts[0])], folder=tmp_path)
-    for other in (run("savage", init_state=starts[1]), run(restricted_to(METHODS["savage"], verified_mask), init_state=starts[0]), run("savage")):
-        with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): tune([other], folder=tmp_path)
+    for other in (run("savage", init_state=starts[1]),
+                  run(restricted_to(METHODS["savage"], verified_mask), init_state=starts[0]), run("savage")):
+        with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"):
+            tune([other], folder=tmp_path)
 
 
 # --- checkpoints ---
@@ -459,7 +504,9 @@ LIVELY_RECIPE = replace(RECIPE, augment=random_flip)
 def undisturbed(): return fit(LIVELY, LIVELY_RECIPE)
 
 @pytest.fixture
-def save_each_epoch(monkeypatch): monkeypatch.setattr(training, "train_with_checkpoints", partial(training.train_with_checkpoints, patience=0.))
+def save_each_epoch(monkeypatch):
+    monkeypatch.setattr(training, "train_with_checkpoints",
+                        partial(training.train_with_checkpoints, patience=0.))
 
 class StopAfterNewWork:
     "A progress function that is Ctrl-C as soon as there is more than ever before."
@@ -477,7 +524,8 @@ def test_resume_after_each_epoch(tmp_path, save_each_epoch, undisturbed):
         else: break
     assert stops == 2 * RECIPE.epochs
     for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
-    remembered = [next(g.sample_state["weight"] for g in t.trainers[2][0].groups if g.sample_state) for t in (trained, undisturbed)]
+    remembered = [next(g.sample_state["weight"] for g in t.trainers[2][0].groups if g.sample_state)
+                  for t in (trained, undisturbed)]
     assert torch.equal(*remembered) and remembered[0].min() < 1
 
 @pytest.mark.parametrize("at", [4, 8, 13])
@@ -492,19 +540,21 @@ def test_a_finished_training_is_read_not_repeated(tmp_path, monkeypatch, undistu
     fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
     monkeypatch.setattr(Trainer, "fit_epoch", None)
     seen = []
-    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=lambda *numbers: seen.append(numbers))
+    trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path, progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (15, 15)
     for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
 
 def test_resume_with_convolutions(tmp_path, save_each_epoch):
-    runs, recipe, stop = [run("cross_entropy", 0), run("savage", 1)], replace(RECIPE, runs_at_once=1, optimizer=SGD, schedule=lambda e: .5 ** e), StopAfterNewWork()
+    runs, stop = [run("cross_entropy", 0), run("savage", 1)], StopAfterNewWork()
+    recipe = replace(RECIPE, runs_at_once=1, optimizer=SGD, schedule=lambda e: .5 ** e)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt): fit(runs, recipe, conv, folder=tmp_path, progress=stop)
     trained, expected = fit(runs, recipe, conv, folder=tmp_path), fit(runs, recipe, conv)
     for i in range(2): assert_same(trained, i, expected, i)
 
 def die(folder, how):
-    "In a process of its own: train, and be killed at an epoch's end or in the middle of writing a checkpoint."
+    """In a process of its own: train, and be killed at an epoch's end or in the middle of
+    writing a checkpoint."""
     training.train_with_checkpoints = partial(training.train_with_checkpoints, patience=0.)
     save, saved, end = torch.save, [], lambda: os.kill(os.getpid(), signal.SIGKILL)
     def half(state, path):
@@ -515,13 +565,15 @@ def die(folder, how):
         Path(path).write_bytes(whole.getvalue()[:whole.tell() // 2])
         end()
     if how == "writing": torch.save = half
-    fit(LIVELY, LIVELY_RECIPE, folder=folder, progress=lambda done, total: done >= 4 and how == "epoch" and end())
+    fit(LIVELY, LIVELY_RECIPE, folder=folder,
+        progress=lambda done, total: done >= 4 and how == "epoch" and end())
 
 def test_kill_9(tmp_path, undisturbed):
     "Killed at the end of the first epoch, then while the third is being written, then left in peace."
     command = "import sys, test_training; test_training.die(*sys.argv[1:])"
     for how, epochs in (("epoch", 1), ("writing", 2)):
-        ended = subprocess.run([sys.executable, "-c", command, str(tmp_path), how], cwd=Path(__file__).parent, capture_output=True, text=True)
+        ended = subprocess.run([sys.executable, "-c", command, str(tmp_path), how], cwd=Path(__file__).parent,
+                               capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         assert torch.load(tmp_path / "first" / "0.pt", weights_only=True)["epoch"] == epochs
     trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
@@ -541,35 +593,42 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, save_each_epoch, undis
     trained = fit(LIVELY, LIVELY_RECIPE, folder=tmp_path)
     for i in range(len(LIVELY)): assert_same(trained, i, undisturbed, i)
 
-OTHERS = dict(seed=run("forward", 1, labels=noisy(0)), split=run("forward", split_seed=5), labels=run("forward", labels=noisy(7)),
+OTHERS = dict(seed=run("forward", 1, labels=noisy(0)),
+              split=run("forward", split_seed=5), labels=run("forward", labels=noisy(7)),
               method=run("backward"), T=run("forward", T=noise.symmetric(C, .1)))
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_checkpoint_of_other_runs_is_refused(tmp_path, other):
     recipe = replace(RECIPE, epochs=1)
     fit([run("forward")], recipe, folder=tmp_path)
-    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): fit([OTHERS[other]], recipe, folder=tmp_path)
+    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"):
+        fit([OTHERS[other]], recipe, folder=tmp_path)
 
-@pytest.mark.parametrize("change", [dict(batch_size=16), dict(runs_at_once=1), dict(valid_fraction=.2), dict(precision="bf16")])
+@pytest.mark.parametrize("change", [dict(batch_size=16), dict(runs_at_once=1), dict(valid_fraction=.2),
+                                    dict(precision="bf16")])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change):
     recipe, runs = replace(RECIPE, epochs=1), [run("forward"), run("savage")]
     fit(runs, recipe, folder=tmp_path)
-    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"): fit(runs, replace(recipe, **change), folder=tmp_path)
+    with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"):
+        fit(runs, replace(recipe, **change), folder=tmp_path)
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     fit([run("forward")], replace(RECIPE, epochs=1), folder=tmp_path)
     with pytest.raises(ValueError, match="^folder: expected .*checkpoints? of these runs.*first.0.pt"):
         fit([run("forward")], replace(RECIPE, epochs=1), partial(network, hidden=8), folder=tmp_path)
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 the beginning of one"], ids=["empty", "junk", "beginning"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 the beginning of one"],
+                         ids=["empty", "junk", "beginning"])
 def test_a_broken_checkpoint_is_named(tmp_path, content):
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "0.pt").write_bytes(content)
-    with pytest.raises(ValueError, match="first.0.pt: expected a checkpoint"): fit([run("forward")], folder=tmp_path)
+    with pytest.raises(ValueError, match="first.0.pt: expected a checkpoint"):
+        fit([run("forward")], folder=tmp_path)
 
 def all_of(state):
     "Every number of a checkpoint, with its place in it."
-    if isinstance(state, torch.Tensor): return [(str(state.dtype), tuple(state.shape), state.numpy().tobytes())]
+    if isinstance(state, torch.Tensor):
+        return [(str(state.dtype), tuple(state.shape), state.numpy().tobytes())]
     if isinstance(state, dict): return [(repr(k), *all_of(v)) for k, v in state.items()]
     return [all_of(v) for v in state] if isinstance(state, (list, tuple)) else [repr(state)]
 
@@ -593,7 +652,8 @@ def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):
     two, three = replace(RECIPE, epochs=2), RECIPE
     fit([run("unhinged")], two, folder=tmp_path)
     assert_same(fit([run("unhinged")], three, folder=tmp_path), 0, fit([run("unhinged")], three), 0)
-    with pytest.raises(ValueError, match="^epochs: expected 3 or more"): fit([run("unhinged")], two, folder=tmp_path)
+    with pytest.raises(ValueError, match="^epochs: expected 3 or more"):
+        fit([run("unhinged")], two, folder=tmp_path)
 
 
 # --- bad days ---
@@ -612,12 +672,15 @@ def changed(labels, row, value):
 @pytest.mark.parametrize("labels", [
     changed(noisy(0), 5, C), changed(noisy(0), 5, -1), noisy(0)[:-1], noisy(0)[None], F.one_hot(noisy(0), C),
     noisy(0).float(), noisy(0).bool()], ids=["C", "-1", "short", "row", "one-hot", "float", "bool"])
-def test_bad_labels(labels): refused("labels", lambda: [run("cross_entropy"), run("cross_entropy", labels=labels)])
+def test_bad_labels(labels):
+    refused("labels", lambda: [run("cross_entropy"), run("cross_entropy", labels=labels)])
 
 def test_labels_of_any_integer_type():
     assert_same(fit([run("forward", labels=noisy(0).to(torch.int8))]), 0, fit([run("forward")]), 0)
 
-bad_T = dict(missing=None, small=torch.eye(C - 1), sums=2 * T, negative=T - torch.eye(C) + torch.eye(C).roll(1, 1), nan=T * torch.nan, vector=T[0], integer=torch.eye(C, dtype=torch.long))
+bad_T = dict(missing=None, small=torch.eye(C - 1), sums=2 * T,
+             negative=T - torch.eye(C) + torch.eye(C).roll(1, 1), nan=T * torch.nan, vector=T[0],
+             integer=torch.eye(C, dtype=torch.long))
 
 @pytest.mark.parametrize("method", ["forward", "backward"])
 @pytest.mark.parametrize("T", bad_T)
@@ -626,16 +689,19 @@ def test_bad_T(method, T): refused("T", lambda: [run("cross_entropy"), run(metho
 def test_a_singular_T_for_backward(): refused("T", lambda: [run("backward", T=torch.full((C, C), 1 / C))])
 
 @pytest.mark.parametrize("argument, value", [
-    ("epochs", 0), ("epochs", -1), ("batch_size", 0), ("batch_size", -5), ("runs_at_once", 0), ("runs_at_once", -1), ("precision", "fp16"), ("precision", ""),
-    ("valid_fraction", 0.), ("valid_fraction", 1.), ("valid_fraction", -.1), ("valid_fraction", .999), ("valid_fraction", .001)])
-def test_bad_recipe(argument, value): refused(argument, lambda: [run("cross_entropy")], lambda: {argument: value})
+    ("epochs", 0), ("epochs", -1), ("batch_size", 0), ("batch_size", -5), ("runs_at_once", 0),
+    ("runs_at_once", -1), ("precision", "fp16"), ("precision", ""), ("valid_fraction", 0.),
+    ("valid_fraction", 1.), ("valid_fraction", -.1), ("valid_fraction", .999), ("valid_fraction", .001)])
+def test_bad_recipe(argument, value):
+    refused(argument, lambda: [run("cross_entropy")], lambda: {argument: value})
 
 def test_no_runs(): refused("runs", list)
 
 def test_nan_inputs():
     x = DATA.train_x.float()
     x[3, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="^train_x: expected a tensor of finite numbers"): replace(DATA, train_x=x)
+    with pytest.raises(ValueError, match="^train_x: expected a tensor of finite numbers"):
+        replace(DATA, train_x=x)
 
 def test_batch_normalisation_of_one_sample_is_refused():
     "135 training rows in batches of 67 leave one sample, which has no spread."
@@ -644,13 +710,16 @@ def test_batch_normalisation_of_one_sample_is_refused():
     refused("batch_size", lambda: [run("unhinged")], lambda: small)
 
 @pytest.mark.filterwarnings("ignore:T is badly", "ignore:the estimated T")
-@pytest.mark.parametrize("labels", [noisy(0).where(noisy(0) != 3, 0), torch.zeros(N, dtype=torch.long)], ids=["no class 3", "one class only"])
+@pytest.mark.parametrize("labels", [noisy(0).where(noisy(0) != 3, 0), torch.zeros(N, dtype=torch.long)],
+                         ids=["no class 3", "one class only"])
 def test_empty_classes(labels):
     trained = fit([run(method, labels=labels) for method in EVERY])
     assert np.isfinite(trained.curves.value).all()
     assert all(run.T is None or (run.T.sum(-1) - 1).abs().max() < 1e-6 for run in trained.runs)
 
-def diverging(method): return replace(method, name=f"diverging {method.name}", loss=lambda *args, **more: method.loss(*args, **more) * torch.inf)
+def diverging(method):
+    return replace(method, name=f"diverging {method.name}",
+                   loss=lambda *args, **more: method.loss(*args, **more) * torch.inf)
 
 def test_a_run_that_diverges_disturbs_nobody():
     sound = [run(m, seed) for seed, m in enumerate(["cross_entropy", "forward", "unhinged", SMALL_LOSS])]
@@ -662,7 +731,8 @@ def test_a_run_that_diverges_disturbs_nobody():
 @pytest.mark.filterwarnings("ignore:the estimated T")
 def test_all_runs_diverge():
     recipe = replace(RECIPE, optimizer=partial(torch.optim.SGD, lr=1e30))
-    trained = fit([run(m) for m in ("cross_entropy", "unhinged", "forward_estimated", "backward_estimated")], recipe)
+    names = "cross_entropy", "unhinged", "forward_estimated", "backward_estimated"
+    trained = fit([run(name) for name in names], recipe)
     assert not np.isfinite(values(trained, 0, "valid_loss")[-1])
     assert trained.curves[trained.curves.metric.str.contains("accuracy")].value.between(0, 100).all()
     assert probabilities(trained, 0).isfinite().all()
@@ -670,13 +740,20 @@ def test_all_runs_diverge():
 
 # --- what the loop refuses, and what it trusts ---
 
-@pytest.mark.parametrize("change", [dict(estimate=len), dict(relabel=len), dict(warm_start=True)], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("change", [dict(estimate=len), dict(relabel=len), dict(warm_start=True)],
+                         ids=lambda change: next(iter(change)))
 def test_what_a_first_run_shows_needs_a_first_run(change):
-    with pytest.raises(ValueError, match=f"^method: expected a first stage, as it has {next(iter(change))}, got lost"): fit([run(replace(METHODS["savage"], name="lost", **change))])
+    with pytest.raises(ValueError,
+                       match=f"^method: expected a first stage, as it has {next(iter(change))}, got lost"):
+        fit([run(replace(METHODS["savage"], name="lost", **change))])
 
-@pytest.mark.parametrize("samples, shape", [(lambda d: torch.ones(N), "torch.float32"), (lambda d: torch.ones(N - 1, dtype=torch.bool), f"shape .{N - 1}")], ids=["float", "short"])
+@pytest.mark.parametrize("samples, shape",
+                         [(lambda d: torch.ones(N), "torch.float32"),
+                          (lambda d: torch.ones(N - 1, dtype=torch.bool), f"shape .{N - 1}")],
+                         ids=["float", "short"])
 def test_samples_are_a_bool_each(samples, shape):
-    with pytest.raises(ValueError, match=f"^samples: expected a bool for each of {N} .*{shape}"): fit([run(replace(METHODS["savage"], samples=samples))])
+    with pytest.raises(ValueError, match=f"^samples: expected a bool for each of {N} .*{shape}"):
+        fit([run(replace(METHODS["savage"], samples=samples))])
 
 def test_too_few_samples_for_a_split():
     two = replace(METHODS["cross_entropy"], samples=lambda d: torch.arange(N) < 2)
@@ -687,14 +764,19 @@ def test_a_batch_normalisation_of_the_samples_it_has():
     refused("batch_size", lambda: [run("savage"), run(replace(SCALED, samples=only))])
 
 def test_verified_labels_are_asked_for():
-    with pytest.raises(ValueError, match="^extra: expected train_checked, a bool for each training sample, got nothing"): fit([run(restricted_to(METHODS["savage"], verified_mask))])
+    with pytest.raises(ValueError,
+                       match="^extra: expected train_checked, a bool for each training sample, got nothing"):
+        fit([run(restricted_to(METHODS["savage"], verified_mask))])
 
-def test_a_bad_T_of_an_early_stage(): refused("T", lambda: [run(fine_tuned_after(METHODS["forward"], METHODS["cross_entropy"]), T=None)])
+def test_a_bad_T_of_an_early_stage():
+    refused("T", lambda: [run(fine_tuned_after(METHODS["forward"], METHODS["cross_entropy"]), T=None)])
 
 def test_a_checkpoint_knows_dropout_and_optimizer(tmp_path):
     fit([run("cross_entropy")], folder=tmp_path)
-    for changes in (dict(build=partial(network, dropout=.25)), dict(recipe=replace(RECIPE, optimizer=partial(torch.optim.Adagrad, lr=.02)))):
-        with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"): fit([run("cross_entropy")], folder=tmp_path, **changes)
+    for changes in (dict(build=partial(network, dropout=.25)),
+                    dict(recipe=replace(RECIPE, optimizer=partial(torch.optim.Adagrad, lr=.02)))):
+        with pytest.raises(ValueError, match="folder: expected a place for checkpoints of these runs"):
+            fit([run("cross_entropy")], folder=tmp_path, **changes)
 
 def test_losses_skip_checks_only_within():
     from noisy_course.losses import cross_entropy as loss, skip_checks

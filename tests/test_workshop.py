@@ -1,4 +1,5 @@
-"""The workshop: every solution passes its check, every stub fails it with a message that helps, and nothing else differs."""
+"""The workshop: every solution passes its check, every stub fails it with a message that helps, and
+nothing else differs."""
 import ast
 import os
 import re
@@ -17,10 +18,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from noisy_course.basics import recorded
-from noisy_course.lab.workshop import SOLUTION, check_cards, instructor, is_exercise, student, stub, write_workshop
+from noisy_course.lab.workshop import (SOLUTION, check_cards, instructor, is_exercise, student, stub,
+                                       write_workshop)
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if any(map(is_exercise, nbformat.read(p, 4).cells))]
+CHAPTERS = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb"))
+            if any(map(is_exercise, nbformat.read(p, 4).cells))]
 chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 HINT = "<details><summary>Hint</summary>Think of one half.</details>"
@@ -45,41 +48,51 @@ def lesson():
     "A small chapter with two exercises, a picture, and outputs."
     cells = [
         new_markdown_cell("# Toy\n\n![a dot](images/dot.png)"),
-        new_code_cell("2 * 3", outputs=[new_output("execute_result", {"text/plain": "6"}, execution_count=1)], execution_count=1),
+        new_code_cell("2 * 3", outputs=[new_output("execute_result", {"text/plain": "6"}, execution_count=1)],
+                      execution_count=1),
         new_markdown_cell(f"### Exercise: halve\n\n*Two minutes.* Halve it.\n\n{HINT}\n\n{FOLDED}"),
-        new_code_cell('#| exercise\ndef half(x: float, n=1): # x, any number\n    "Half of `x`."\n    return x / 2'),
+        new_code_cell(
+            '#| exercise\ndef half(x: float, n=1): # x, any number\n    "Half of `x`."\n    return x / 2'),
         new_markdown_cell("Now check it."),
-        new_code_cell('def check_half(f):\n    assert f(3) == 1.5, "half of three is one and a half"\n    return "Right."\n\ncheck_half(half)',
-                      outputs=[new_output("execute_result", {"text/plain": "'Right.'"}, execution_count=3)], execution_count=3),
-        new_markdown_cell(f"### Exercise 2 (harder): scale\n\n*Difficulty 2 of 3, 5 minutes.* Scale it.\n\n{HINT}"),
+        new_code_cell('def check_half(f):\n    assert f(3) == 1.5, "half of three is one and a half"\n'
+                      '    return "Right."\n\ncheck_half(half)',
+                      outputs=[new_output("execute_result", {"text/plain": "'Right.'"}, execution_count=3)],
+                      execution_count=3),
+        new_markdown_cell(
+            f"### Exercise 2 (harder): scale\n\n*Difficulty 2 of 3, 5 minutes.* Scale it.\n\n{HINT}"),
         new_code_cell(CLASS),
-        new_code_cell('def check_scale(f):\n    assert f(2).twice == 4\n    return "Right."\n\ncheck_scale(Scale)'),
+        new_code_cell(
+            'def check_scale(f):\n    assert f(2).twice == 4\n    return "Right."\n\ncheck_scale(Scale)'),
         new_code_cell("'#| exercise is only mentioned here'")]
-    return new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
+    return new_notebook(cells=cells, metadata=dict(
+        kernelspec=dict(name="python3", display_name="python3", language="python")))
 
 
 def run(nb, folder):
     "Run a notebook as JupyterLab would, in a room without internet."
     nb = deepcopy(nb)
-    nb.cells.insert(0, new_code_cell("import socket\ndef no_internet(host, *rest, **more): raise OSError(f'no internet: {host}')\n"
-                                     "socket.getaddrinfo = no_internet"))
-    NotebookClient(nb, kernel_name="python3", timeout=None, startup_timeout=600, resources=dict(metadata=dict(path=str(folder)))).execute()
+    nb.cells.insert(0, new_code_cell(
+        "import socket\ndef no_internet(host, *rest, **more): raise OSError(f'no internet: {host}')\n"
+        "socket.getaddrinfo = no_internet"))
+    NotebookClient(nb, kernel_name="python3", timeout=None, startup_timeout=600,
+                   resources=dict(metadata=dict(path=str(folder)))).execute()
     return nb
 
 
 PROOF = """def __prove__():
     exec({stub!r}, globals())
     try: exec({check!r}, globals())
-    except NotImplementedError as error: said = str(error)
+    except NotImplementedError as error: message = str(error)
     else: raise AssertionError("the stub passes its check")
-    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}): assert words in said, said
+    for words in ("Not done yet: ", "Write it here: {minutes} minutes", {title!r}):
+        assert words in message, message
     exec({solution!r}, globals())
 
 __prove__()"""
 
 def prover(nb, handed_out=None):
-    """The chapter with its solutions. After each check the stub, as it is handed out, takes the solution's place, must fail the
-    check, and leaves again."""
+    """The chapter with its solutions. After each check the stub, as it is handed out, takes the solution's
+    place, must fail the check, and leaves again."""
     handed_out, nb, cards = handed_out or student(nb), deepcopy(nb), check_cards(nb)
     for e in reversed(cards):
         proof = PROOF.format(stub=handed_out.cells[e.cell].source, solution=nb.cells[e.cell].source,
@@ -92,23 +105,30 @@ def skeleton(source):
     "A program without the bodies of its functions and methods, but with their docstrings."
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef): node.body = node.body[:1] if ast.get_docstring(node) else [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.body = node.body[:1] if ast.get_docstring(node) else [ast.Pass()]
     return ast.dump(tree)
 
 def is_stub(source, solution):
-    "Whether `source` is `solution` with nothing but bodies taken out: each line but the refusals is a line of it, in order."
-    typed, rest = iter(solution.split("\n")), [line for line in source.split("\n") if "raise NotImplementedError(" not in line]
-    return skeleton(source) == skeleton(solution) and all(any(full.startswith(line) for full in typed) for line in rest)
+    """Whether `source` is `solution` with nothing but bodies taken out: each line but the refusals is a
+    line of it, in order."""
+    typed = iter(solution.split("\n"))
+    rest = [line for line in source.split("\n") if "raise NotImplementedError(" not in line]
+    return (skeleton(source) == skeleton(solution)
+            and all(any(full.startswith(line) for full in typed) for line in rest))
 
 def differences(a, b):
     "Position and field of everything that differs between two notebooks."
-    assert (a.metadata, a.nbformat, a.nbformat_minor, len(a.cells)) == (b.metadata, b.nbformat, b.nbformat_minor, len(b.cells))
-    return {(i, k) for i, (x, y) in enumerate(zip(a.cells, b.cells)) for k in x.keys() | y.keys() if x.get(k) != y.get(k)}
+    assert ((a.metadata, a.nbformat, a.nbformat_minor, len(a.cells))
+            == (b.metadata, b.nbformat, b.nbformat_minor, len(b.cells)))
+    return {(i, k) for i, (x, y) in enumerate(zip(a.cells, b.cells))
+            for k in x.keys() | y.keys() if x.get(k) != y.get(k)}
 
 def only_solutions_differ(nb):
     "Assert that the student's copy lacks solutions and their outputs and nothing else."
     cards, copy = check_cards(nb), student(nb)
-    allowed = {(e.cell, "source") for e in cards} | {(i, k) for e in cards for i in (e.cell, e.check) for k in ("outputs", "execution_count")}
+    allowed = {(e.cell, "source") for e in cards} | {(i, k) for e in cards for i in (e.cell, e.check)
+                                                     for k in ("outputs", "execution_count")}
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown" and (folded := SOLUTION.search(cell.source)):
             allowed.add((i, "source"))
@@ -129,10 +149,12 @@ def test_only_solutions_differ():
 
 def test_what_stands_outside_stays():
     full = "names = ['a', 'b']\n\ndef f(x): return names[x]\n\n# as in\nindex = 1"
-    assert is_stub(stub(full), full) and stub(full).startswith("names = ['a', 'b']") and stub(full).endswith("# as in\nindex = 1")
+    assert is_stub(stub(full), full) and stub(full).startswith("names = ['a', 'b']")
+    assert stub(full).endswith("# as in\nindex = 1")
 
 def test_a_forgotten_solution_is_seen():
-    "The comparison itself finds a line of the body that stayed, a signature that changed, and any other cell that did."
+    """The comparison itself finds a line of the body that stayed, a signature that changed, and any other
+    cell that did."""
     full = "def f(x):\n    a = 1\n    return x"
     assert is_stub(stub(full), full)
     assert not is_stub(stub(full) + "\n    return x", full.replace("x", "y"))
@@ -145,7 +167,8 @@ def test_a_forgotten_solution_is_seen():
 def test_instructor_has_all():
     nb = lesson()
     assert differences(nb, instructor(nb)) == {(2, "source")}
-    assert instructor(nb).cells[2].source == nb.cells[2].source.replace(FOLDED, FOLDED.replace("<details>", "<details open>"))
+    assert (instructor(nb).cells[2].source
+            == nb.cells[2].source.replace(FOLDED, FOLDED.replace("<details>", "<details open>")))
 
 def test_toy_proves(tmp_path):
     run(prover(lesson()), tmp_path)
@@ -153,7 +176,8 @@ def test_toy_proves(tmp_path):
 def test_student_runs_up_to_the_first_stub(tmp_path):
     with pytest.raises(CellExecutionError) as error: run(student(lesson()), tmp_path)
     assert error.value.ename == "NotImplementedError"
-    assert error.value.evalue == "Not done yet: half(x, n). Write it here: two minutes. The hint is under “halve” above."
+    assert (error.value.evalue
+            == "Not done yet: half(x, n). Write it here: two minutes. The hint is under “halve” above.")
 
 def test_wrong_solution_fails(tmp_path):
     "A solution that is wrong, and a check that lets a stub pass, are both found by the prover."
@@ -174,30 +198,36 @@ def test_chapter_copies(path):
 @chapters
 def test_chapter_cards(path):
     "Two to five exercises of fifteen minutes at most, so that a chapter fits an hour."
-    words = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
+    words = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+             "fifteen".split())
     cards = check_cards(nbformat.read(path, 4))
     assert 2 <= len(cards) <= 5
     for e in cards: assert e.minutes.lower() in words + [str(n) for n in range(1, 16)], e
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    "A machine with the workshop's folder, as the command writes it, and the package: no repository, no settings, an empty home."
+    """A machine with the workshop's folder, as the command writes it, and the package: no repository, no
+    settings, an empty home."""
     place = tmp_path_factory.mktemp("elsewhere")
     (place/"home").mkdir()
-    subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", place/"kit"], cwd=ROOT, check=True, capture_output=True)
-    shutil.copytree(ROOT/"noisy_course", place/"package"/"noisy_course", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", place/"kit"], cwd=ROOT, check=True,
+                   capture_output=True)
+    shutil.copytree(ROOT/"noisy_course", place/"package"/"noisy_course",
+                    ignore=shutil.ignore_patterns("__pycache__"))
     return place
 
 HERE = "import noisy_course\nassert noisy_course.__file__ == {!r}, noisy_course.__file__"
 
 @chapters
 def test_chapter_proves(path, elsewhere, monkeypatch):
-    """The instructor's copy runs to its end where it was written, without internet, repository and data folder. On the way every
-    solution passes its check, and every stub of the student's copy fails it helpfully."""
+    """The instructor's copy runs to its end where it was written, without internet,
+    repository and data folder. On the way every solution passes its check, and every stub
+    of the student's copy fails it helpfully."""
     for name in [name for name in os.environ if name.startswith("NOISY_COURSE_")]: monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(elsewhere/"home"))
     monkeypatch.setenv("PYTHONPATH", str(elsewhere/"package"))
-    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.relative_to(ROOT/"nbs"), 4) for who in ("student", "instructor"))
+    handed_out, full = (nbformat.read(elsewhere/"kit"/who/path.relative_to(ROOT/"nbs"), 4)
+                        for who in ("student", "instructor"))
     nb = prover(full, handed_out)
     nb.cells.insert(0, new_code_cell(HERE.format(str(elsewhere/"package"/"noisy_course"/"__init__.py"))))
     run(nb, (elsewhere/"kit"/"instructor"/path.relative_to(ROOT/"nbs")).parent)
@@ -210,7 +240,8 @@ MODULES = sorted((ROOT/"noisy_course").glob("[a-z]*.py"))
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_stub_of_real_code(path):
-    "Whatever function or class of the library became an exercise, its stub would keep signature and docstring and lose the body."
+    """Whatever function or class of the library became an exercise, its stub would keep signature and
+    docstring and lose the body."""
     source = path.read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
@@ -220,12 +251,15 @@ def test_stub_of_real_code(path):
         for f in ast.walk(ast.parse(stub(full))):
             if isinstance(f, ast.FunctionDef): assert isinstance(f.body[-1], ast.Raise) and len(f.body) <= 2
 
-words = st.text(st.characters(codec="utf-8", exclude_characters='"\\', exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=8)
+words = st.text(st.characters(codec="utf-8", exclude_characters='"\\',
+                              exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=8)
 
 @given(words, words, st.booleans(), st.sampled_from(["", "@staticmethod\n", "@wrap(\n    1)\n"]),
-       st.sampled_from([" return 1", "\n    return 1", "\n    # think\n    a = 1\n\n    def inner(): return a\n    return inner()"]))
+       st.sampled_from([" return 1", "\n    return 1",
+                        "\n    # think\n    a = 1\n\n    def inner(): return a\n    return inner()"]))
 def test_stub_properties(doc, comment, documented, decorator, body):
-    "A docstring or comment in any alphabet, a decorator or none, a body on the same line or over many: text before the body stays."
+    """A docstring or comment in any alphabet, a decorator or none, a body on the same line or over many:
+    text before the body stays."""
     head = f"{decorator}def f(\n    x: int, # {comment}\n):"
     documented = documented and body.startswith("\n")
     full = head + (f'\n    "{doc}"' if documented else "") + body
@@ -247,8 +281,10 @@ def test_advice_of_any_kind(advice):
     ("Two minutes", "Soon", "card of half: expected its minutes"),
     (HINT, "", "card of half: expected a folded hint"),
     (HINT, "<details><summary>Hint</summary>  </details>", "card of half: expected a folded hint"),
-    ("check_half(half)", "half(3)", r"check of half: expected a code cell below that calls check_half\(half\), got none"),
-    ('def half(x: float, n=1): # x, any number\n    "Half of `x`."\n    return x / 2', "half = lambda x: x / 2", "exercise: expected a function or a class"),
+    ("check_half(half)", "half(3)",
+     r"check of half: expected a code cell below that calls check_half\(half\), got none"),
+    ('def half(x: float, n=1): # x, any number\n    "Half of `x`."\n    return x / 2',
+     "half = lambda x: x / 2", "exercise: expected a function or a class"),
 ])
 def test_incomplete_exercise(old, new, message):
     nb = lesson()
@@ -280,35 +316,43 @@ def test_folder(chapter, tmp_path):
     written = write_workshop([chapter.parent/"00_plain.ipynb", chapter], out)
     assert written == [out/"student"/"10_toy.ipynb", out/"instructor"/"10_toy.ipynb"]
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert {p.relative_to(out).as_posix() for p in files} == {f"{who}/{f}" for who in ("student", "instructor") for f in ("10_toy.ipynb", "images/dot.png")}
+    assert {p.relative_to(out).as_posix() for p in files} == {
+        f"{who}/{f}" for who in ("student", "instructor") for f in ("10_toy.ipynb", "images/dot.png")}
     write_workshop([chapter], out)
-    assert files == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} and chapter.read_bytes() == before
+    assert files == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert chapter.read_bytes() == before
     for path in written: nbformat.validate(nbformat.read(path, 4))
 
 def test_nothing_is_half_written(chapter, tmp_path):
-    "A chapter that is not fit stops the writing before the first file; a missing picture leaves no broken one."
+    """A chapter that is not fit stops the writing before the first file; a missing picture
+    leaves no broken one."""
     nb = lesson()
     nb.cells[2].source = "no card"
     nbformat.write(nb, chapter.with_name("11_bad.ipynb"))
-    with pytest.raises(ValueError, match="11_bad.ipynb: card of half"): write_workshop(sorted(chapter.parent.glob("*.ipynb")), tmp_path/"out")
+    with pytest.raises(ValueError, match="11_bad.ipynb: card of half"):
+        write_workshop(sorted(chapter.parent.glob("*.ipynb")), tmp_path/"out")
     assert not (tmp_path/"out").exists()
 
 def test_recorded_results_travel(chapter, tmp_path, monkeypatch):
-    "The files that a chapter asks for, and no other, stand above both copies, and are taken from there and not from further up."
-    for name in ("toy_a.parquet", "toy_b.parquet", "other.parquet"): write(tmp_path/"results"/name, "from the repository")
+    """The files that a chapter asks for, and no other, stand above both copies, and are taken from there
+    and not from further up."""
+    for name in ("toy_a.parquet", "toy_b.parquet", "other.parquet"):
+        write(tmp_path/"results"/name, "from the repository")
     monkeypatch.chdir(tmp_path)
     nb = lesson()
     nb.cells.append(new_code_cell('texts = [file.read_text() for file in recorded("toy_*.parquet")]'))
     nbformat.write(nb, chapter)
     write_workshop([chapter], tmp_path/"kit")
     copies = sorted((tmp_path/"kit"/"results").iterdir())
-    assert [(p.name, p.read_text()) for p in copies] == [(f"toy_{c}.parquet", "from the repository") for c in "ab"]
+    assert ([(p.name, p.read_text()) for p in copies]
+            == [(f"toy_{c}.parquet", "from the repository") for c in "ab"])
     for place in copies: place.write_text("from the kit")
     monkeypatch.chdir(tmp_path/"kit"/"student")
     assert recorded("toy_*.parquet") == copies
     nb.cells[-1].source = 'recorded("nowhere_*.parquet")'
     nbformat.write(nb, chapter)
-    with pytest.raises(ValueError, match="results: expected files nowhere_"): write_workshop([chapter], tmp_path/"none")
+    with pytest.raises(ValueError, match="results: expected files nowhere_"):
+        write_workshop([chapter], tmp_path/"none")
     assert not (tmp_path/"none").exists()
 
 def test_chapters_look_for_results_in_one_way():
@@ -321,8 +365,10 @@ def test_chapters_look_for_results_in_one_way():
 def test_a_place_that_cannot_be_written_to(chapter, tmp_path, name):
     "A message that names the folder, and no traceback."
     (tmp_path/"file").write_text("in the way")
-    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", name, "--notebooks", "nbs"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith(f"folder: expected a folder that can be written to, got {name} ("), done.stderr
+    done = subprocess.run([sys.executable, "-m", "noisy_course.lab.workshop", name, "--notebooks", "nbs"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(
+        f"folder: expected a folder that can be written to, got {name} ("), done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 def test_no_exercises(chapter, tmp_path):
@@ -332,5 +378,6 @@ def test_no_exercises(chapter, tmp_path):
 def test_command_line(chapter, tmp_path):
     command = [sys.executable, "-m", "noisy_course.lab.workshop", "out", "--notebooks", "nbs"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(Path("out")/who/"10_toy.ipynb") for who in ("student", "instructor")]
+    assert done.stdout.splitlines() == [str(Path("out")/who/"10_toy.ipynb")
+                                        for who in ("student", "instructor")]
     assert (tmp_path/"out"/"student"/"10_toy.ipynb").is_file()
