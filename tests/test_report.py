@@ -19,6 +19,7 @@ from noisy_course.lab import results as result_files
 from noisy_course.lab.cells import *
 from noisy_course.lab.comparison import *
 from noisy_course.plots import pretty
+from noisy_course.lab.pages import draw
 from noisy_course.lab.papers.patrini2017 import FIGURE1, figure1, figure1_points
 from noisy_course.lab.papers.zhang2018 import q_choice, q_figure, runs_by_q, with_q
 from noisy_course.lab.report import *
@@ -205,7 +206,7 @@ def test_readme_table(results):
 
 class Page(html.parser.HTMLParser):
     "Checks that elements close in order, and collects what a page loads and says of its tables."
-    VOID = {"meta", "link", "br", "img"}
+    VOID = {"meta", "link", "br", "img", "input"}
     def __init__(self, text):
         super().__init__(); self.open, self.urls, self.tags, self.bare = [], [], [], 0
         self.feed(text); self.close()
@@ -223,20 +224,27 @@ def site(results, tmp_path_factory):
     wrong = results.assign(value=results.value - 5 * ((results.method == "savage") & (results.metric == "accuracy")))
     return write_report(pd.concat([wrong, figure1, cured]), tmp_path_factory.mktemp("report")).parent
 
-def pages(folder): return {f.name: f.read_text(encoding="utf-8") for f in sorted(folder.glob("*.html"))}
+def pages(folder): return {f.name: f.read_text(encoding="utf-8") for f in sorted(folder.rglob("*.html"))}
+
+def where(site, name): return next(site.rglob(name))
 
 def test_pages_are_well_formed_and_load_nothing_from_the_net(site):
     for name, text in pages(site).items():
         page = Page(text)
         assert not page.open and not page.bare, name
-        for url in page.urls: assert url == "#main" or url == "data:," or (site/url).exists(), (name, url)
+        for url in page.urls:
+            path, _, anchor = url.partition("#")
+            inside = f'id="{anchor}"' in text if not path else (where(site, name).parent/path).is_file()
+            assert inside or url == "data:,", (name, url)
         assert not re.search(r"https?://|@import|url\(", text), name
         assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
         assert len([t for t, _ in page.tags if t == "table"]) == len([t for t, _ in page.tags if t == "caption"])
-    for name in ("report.css", "report.js"): assert not re.search(r"//[a-z]+\.|@import|url\(", (site/name).read_text())
+    for name in ("pages.css", "pages.js"):
+        assert not re.search(r"//[a-z]+\.|@import|url\(", (site/"assets"/name).read_text(encoding="utf-8"))
 
 def test_plotly_is_written_once(site):
-    assert (site/"plotly.min.js").stat().st_size > 1e6
+    assert [f.parent.name for f in site.rglob("plotly.min.js")] == ["assets"]
+    assert (site/"assets/plotly.min.js").stat().st_size > 1e6
     assert all(len(text) < 3e6 for text in pages(site).values())
 
 def test_the_table_page_shows_every_number_and_its_origin(site, both):
@@ -257,7 +265,7 @@ def test_every_number_stands_under_its_setting(key, results, tmp_path):
     "Also where a method was not run in all settings, as in Table 4 of Jindal et al."
     both = side_by_side(results, *key, "laptop")
     shown = {(caption.split(":")[0], m, setting): texts[3 * k] for block, part in both.groupby(["dataset", "model"], sort=False)
-             for caption, settings_, rows in grids(str(report.template("parts.html").module.grid(report._grid(block, part))))
+             for caption, settings_, rows in grids(str(draw("grid", report._grid(block, part))))
              for m, texts in rows.items() for k, setting in enumerate(settings_) if len(texts) == 3 * len(settings_)}
     expected = {(cells.block_title(r.dataset, r.model), pretty(r.method), cells.setting_title(r.noise, r.rate)): r.paper_mean for r in both.itertuples()}
     found = {k: float(re.match(r"[\d.]+", v)[0]) for k, v in shown.items() if v}
@@ -281,9 +289,10 @@ def test_figures_are_json_and_small(site):
 def test_writing_again_changes_nothing(results, tmp_path):
     results = results.query("dataset == 'imdb' and epoch.isna()")
     write_report(results, tmp_path)
-    before = {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.iterdir()}
+    def written(): return {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file()}
+    before = written()
     write_report(results, tmp_path)
-    assert before == {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in tmp_path.iterdir()}
+    assert before == written()
 
 def test_a_report_of_nothing_and_of_one_scale(tmp_path, results):
     (tmp_path/"empty").mkdir()
@@ -486,7 +495,7 @@ def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
 
 def test_a_tall_figure_stays_tall():
     "A table with coloured cells and many rows would lose every second name."
-    html = {height: report.template("parts.html").module.figure(drawn(go.Figure(layout=dict(height=height, title="x", margin=dict(t=9))))) for height in (None, 300, 860)}
+    html = {height: draw("figure", drawn(go.Figure(layout=dict(height=height, title="x", margin=dict(t=9))))) for height in (None, 300, 860)}
     assert 'style="height: 860px"' in html[860] and "style" not in html[None] + html[300]
 
 # The third paper
