@@ -9,7 +9,7 @@ Modules:
 - `noisy_course.lab.identity`: What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
 - `noisy_course.lab.job`: One block of runs: its data, noise and networks, how it is trained, and the notebook that trains it.
 - `noisy_course.lab.locks`: Locks and places that the operating system gives back when their holder ends, however it ends.
-- `noisy_course.lab.pictures`: A picture beside every plotly figure of a notebook, for pages without JavaScript: python -m noisy_course.lab.pictures NOTEBOOK…
+- `noisy_course.lab.pictures`: A picture beside every plotly figure, for pages without scripts: python -m noisy_course.lab.pictures FILE…
 - `noisy_course.lab.protocols`: The words in which a paper is written down: parts, grids, scales, methods with their hyper-parameters, and the paper itself.
 - `noisy_course.lab.results`: Result files: where their numbers come from, how they are written, read and checked, and which are missing.
 - `noisy_course.lab.tidy`: Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [NOTEBOOK…]"""

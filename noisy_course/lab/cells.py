@@ -68,22 +68,22 @@ def welch(
     n2, # its numbers of runs
 ) -> np.ndarray: # p in [0, 1]; NaN where a side has fewer than two runs
     "Two-sided p of Welch's t-test from means, standard deviations and numbers of runs."
-    numbers = np.broadcast_arrays(*_sample(mean1, std1, n1, "1"), *_sample(mean2, std2, n2, "2"))
-    with np.errstate(all="ignore"): p = ttest_ind_from_stats(*numbers, equal_var=False).pvalue
-    return np.where((numbers[2] > 1) & (numbers[5] > 1), p, np.nan)
+    sides = np.broadcast_arrays(*_sample(mean1, std1, n1, "1"), *_sample(mean2, std2, n2, "2"))
+    with np.errstate(all="ignore"): p = ttest_ind_from_stats(*sides, equal_var=False).pvalue
+    return np.where((sides[2] > 1) & (sides[5] > 1), p, np.nan)
 
 
 def _sample(mean, std, n, side):
     return _finite(mean, f"mean{side}"), _finite(std, f"std{side}", 0), _finite(n, f"n{side}", 0)
 
 def _finite(values, name, least=-np.inf):
-    try: numbers = np.asarray(values, None if np.iscomplexobj(values) else float)
-    except (TypeError, ValueError): numbers = None
-    fine = (numbers is not None and numbers.dtype.kind == "f" and not np.isinf(numbers).any()
-            and not (numbers < least).any())
+    try: array = np.asarray(values, None if np.iscomplexobj(values) else float)
+    except (TypeError, ValueError): array = None
+    fine = (array is not None and array.dtype.kind == "f" and not np.isinf(array).any()
+            and not (array < least).any())
     require(fine, name, "finite numbers, or NaN where there are none"
             + (", of at least 0" if least == 0 else ""), repr(values)[:80])
-    return numbers
+    return array
 
 
 # One run has no spread, so its test is empty. For its CIFAR blocks Patrini et al. then call two methods equal
@@ -166,8 +166,8 @@ def span(
     return ("" if column.isna().all()
             else " to ".join(f"{v:.3g}" for v in sorted({column.min(), column.max()})))
 
-SAID = {c: (c, listed) for c in ("seed", "network", "samples", "commit", "dirty", "torch", "python", "device",
-                                 "machine")}
+ORIGIN = {c: (c, listed) for c in ("seed", "network", "samples", "commit", "dirty", "torch", "python",
+                                   "device", "machine")}
 
 def cell_means(
     results: pd.DataFrame, # from `read_results`
@@ -180,7 +180,7 @@ def cell_means(
     rows = pick(results, metric=metric, **which)
     stats = dict(mean=("value", "mean"), std=("value", "std"), n=("value", "count"),
                  realised_rate=("realised_rate", "mean"))
-    return rows.groupby(CELL, sort=False, as_index=False).agg(**stats, seconds=("seconds", span), **SAID)
+    return rows.groupby(CELL, sort=False, as_index=False).agg(**stats, seconds=("seconds", span), **ORIGIN)
 
 
 # Then the paper's row beside ours. Which epoch is reported belongs to the table: each published cell names

@@ -1,4 +1,4 @@
-"""Paper beside ours, in sums: which claims hold, what moves cells that are off, how much is done, and all of it in words."""
+"""Paper beside ours, in sums: which claims hold, what moves cells that are off, how much is done."""
 import unicodedata
 from itertools import zip_longest
 from textwrap import wrap
@@ -181,7 +181,7 @@ def three_counts(
 
 def _points(x): return "–" if pd.isna(x) else f"{x:.1f} points"
 
-def told(
+def in_words(
     c, # a row of `coverage`, from `itertuples`
 ) -> dict: # heading → words
     "One row of the table of what has been reproduced."
@@ -193,7 +193,10 @@ def told(
 
 
 # In markdown, that is one line a row:
-def _markdown(rows):
+def markdown_table(
+    rows, # of dicts, heading → Markdown
+):
+    "Rows as a table in Markdown."
     head = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [*head, *(r.values() for r in rows)])
 
@@ -201,11 +204,11 @@ def readme_table(
     results: pd.DataFrame, # from `read_results`
 ) -> str: # markdown
     "The README's table of what has been reproduced."
-    return _markdown([told(c) for c in coverage(results).itertuples()])
+    return markdown_table([in_words(c) for c in coverage(results).itertuples()])
 
 
 # And a shorter one, a row a paper and scale, with numbers as all tables print them:
-def _told_paper(c):
+def _paper_in_words(c):
     return {"paper": named(c.paper) or "all papers", "scale": c.scale, "cells": f"{c.cells} of {c.of:,}",
             "median difference": _points(c.difference), "quartiles": f"{number(c.low)} to {number(c.high)}",
             "within 2 ±": _of(c.within, c.within_of), ORDERINGS: three_counts(c)}
@@ -214,7 +217,7 @@ def papers_table(
     results: pd.DataFrame, # from `read_results`
 ) -> str: # markdown
     "What has been reproduced of each paper, and how close it is."
-    return _markdown([_told_paper(c) for c in by_paper(results).itertuples()])
+    return markdown_table([_paper_in_words(c) for c in by_paper(results).itertuples()])
 
 
 # A table for the terminal

@@ -1,4 +1,4 @@
-"""A picture beside every plotly figure of a notebook, for pages without JavaScript: python -m noisy_course.lab.pictures NOTEBOOK…
+"""A picture beside every plotly figure, for pages without scripts: python -m noisy_course.lab.pictures FILE…
 
 A picture carries the digest of its figure: one that still belongs stays, byte for byte; the others are
 drawn in one run of a browser."""
@@ -86,10 +86,10 @@ def _compact(url, figure):
     "A picture with few colours and the digest of its figure, in base64."
     if not url.startswith("data:image/png;base64,"): raise RuntimeError(url)
     image = Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    said, out = PngInfo(), BytesIO()
-    said.add_text("figure", digest(figure))
+    info, out = PngInfo(), BytesIO()
+    info.add_text("figure", digest(figure))
     image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, "PNG",
-        optimize=True, pnginfo=said)
+        optimize=True, pnginfo=info)
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -111,9 +111,9 @@ def draw(
         path = Path(folder)/"figures.html"
         inline = json.dumps(figures).replace("<", "\\u003c")
         path.write_text(PAGE.format(script=SCRIPT.as_uri(), figures=inline, width=WIDTH), encoding="utf-8")
-        drawn, said = _page(path, folder)
+        drawn, errors = _page(path, folder)
     if len(drawn) != len(figures):
-        raise RuntimeError(f"{browser()} drew {len(drawn)} of {len(figures)} figures: {said[-500:]}")
+        raise RuntimeError(f"{browser()} drew {len(drawn)} of {len(figures)} figures: {errors[-500:]}")
     return [_compact(url, figure) for url, figure in zip(drawn, figures)]
 
 

@@ -1,21 +1,18 @@
-"""Pages that open without internet: every cell of the papers beside ours, the figures, and where each number comes from."""
+"""Pages about results: every cell of the papers beside ours, the figures, and where numbers come from."""
 import argparse
-from collections.abc import Sequence
-from functools import cache
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
-from plotly.offline import get_plotlyjs
 
 from noisy_course import data
-from noisy_course.basics import SETTING, atomic_write, pick, require
-from noisy_course.lab.cells import (ASSETS, OUTCOMES, block_title, cell_means, listed, named, number,
+from noisy_course.basics import SETTING, pick, require
+from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
 from noisy_course.lab.comparison import (all_sides, findings, published_tables, readable, reasons,
-    score, terminal_table, told, which_table)
+    in_words, score, terminal_table, which_table)
+from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
 from noisy_course.lab.sections import curve_points, drawn, frame_table, plus_minus, section, training_curves
@@ -80,16 +77,19 @@ def _matrix_cells(rows):
 def _origin(r):
     if pd.isna(r.our_n): return "not run"
     tree = dict(zip(("True", "False"), (" with uncommitted changes", ""))).get(r.dirty, "")
-    said = [*([f"network: {named(r.network)}"] if r.network else []), f"scale {r.scale}",
+    parts = [*([f"network: {named(r.network)}"] if r.network else []), f"scale {r.scale}",
             f"n = {r.our_n:.0f}", f"seeds {r.seed}",
             "all samples" if r.samples == "0" else f"{r.samples} samples",
             f"realised noise rate {number(r.realised_rate, '.4f')}", f"commit {r.commit}{tree}",
             f"torch {r.torch}", f"Python {r.python}", r.device, r.machine, f"{r.seconds} s"]
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
 # Stars, bold and the two kinds of marks are decided here; the template only writes them.
-def _grid_cell(r):
+def grid_cell(
+    r, # a row of `side_by_side`, from `itertuples`
+):
+    "A published cell beside ours, as the templates draw it."
     return dict(paper=plus_minus(r.paper_mean, r.paper_std), dagger=r.dagger, paper_star=r.paper_star,
                 paper_bold=r.paper_bold, ours=plus_minus(r.our_mean, r.our_std), our_star=r.our_star,
                 our_bold=r.our_bold, difference=number(r.difference, "+.1f"), significant=r.p < .05,
@@ -107,7 +107,7 @@ def _grid(block, part):
     return dict(caption=caption, settings=[setting_title(*s) for s in settings], rows=rows)
 
 def _grid_row(rows, settings):
-    found = {(r.noise, r.rate): _grid_cell(r) for r in rows.itertuples()}
+    found = {(r.noise, r.rate): grid_cell(r) for r in rows.itertuples()}
     return [found.get(s) for s in settings]
 
 
@@ -166,15 +166,19 @@ def _found(both, of, scale):
     found = findings(both)
     frame = readable(found.drop(columns="limit").assign(limit=found.limit))
     frame = frame.rename(columns=dict(paper="paper, points", ours="ours, points"))
-    counts = found.groupby(["finding", "claim"],
-                           sort=False).agg(**{who: (f"{who}_holds", _held)
-        for who in ("paper", "ours")}).reset_index()
-    tables = [frame_table(counts,
+    tables = [frame_table(counted(found),
                           "What the paper concludes, and in how many settings it holds. Scale of ours: "
                           f"{scale}."), frame_table(frame, "The same, setting by setting.")]
     yield section("What the paper concludes", CONCLUSIONS[of], tables=tables, level=3, fold=True)
 
 def _held(verdicts): return f"{(verdicts == 'yes').sum()} of {(verdicts != 'not run').sum()}"
+
+def counted(
+    found, # from `findings`
+): # a row a claim: in how many settings it holds in the paper's table, and in ours
+    "The conclusions of a paper, counted over settings."
+    both = {who: (f"{who}_holds", _held) for who in ("paper", "ours")}
+    return found.groupby(["finding", "claim"], sort=False).agg(**both).reset_index()
 
 def _table_page(results, paper, table, sides):
     for scale, both in sides.items():
@@ -199,7 +203,7 @@ def _curves_page(results, paper, table, sides):
                           figures=figures)
 
 
-# Matrices of more than 40 classes would be unreadable, and are told by their row errors alone:
+# Matrices of more than 40 classes would be unreadable, and have their row errors alone:
 def _matrix_page(results, paper, table, sides):
     for scale in sides:
         own = pick(results, paper=paper, table=table, scale=scale, variant="")
@@ -234,14 +238,14 @@ def _why_page(results, paper, table, sides):
         text = (f"{len(cells)} cells differ by more than 2 points."
                 + (" A row is the cell run again with one thing changed." if why["mean"].notna().any()
                    else ""))
-        untold = readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
-        told = readable(why.dropna(subset="mean")).rename(columns=dict(paper_mean="paper", our_mean="ours",
-            mean="with the change"))
+        unexplained = readable(cells[cells["mean"].isna()][[*CELL, "paper_mean", "our_mean", "difference"]])
+        explained = readable(why.dropna(subset="mean")).rename(
+            columns=dict(paper_mean="paper", our_mean="ours", mean="with the change"))
         every = _summary(reasons(results, both, points=-1))
         frames = [(_summary(why), "What each change does to these cells, in points."),
                   (every, "What it does to all cells that were run with it, in points."),
-                  (told, "Every cell and change: percent, and points moved and left."),
-                  (untold, "Cells without a run that would explain them.")]
+                  (explained, "Every cell and change: percent, and points moved and left."),
+                  (unexplained, "Cells without a run that would explain them.")]
         yield section(f"Scale {scale}", text,
                       tables=[frame_table(f, f"{caption} Scale {scale}.") for f, caption in frames if len(f)])
 
@@ -252,10 +256,10 @@ def provenance(
 ) -> pd.DataFrame: # one row a block
     "Where the results came from: runs, seeds, commit, versions, machine and seconds of every block."
     rows = results[results.metric == "accuracy"]
-    said = {c: (c, listed) for c in ("dataset", "model", "variant", "seed", "samples", "commit", "dirty",
+    columns = {c: (c, listed) for c in ("dataset", "model", "variant", "seed", "samples", "commit", "dirty",
                                      "torch", "python", "device", "machine")}
     blocks = rows.groupby(["paper", "table", "scale", "block"], sort=False, as_index=False)
-    return blocks.agg(runs=("value", "size"), **said, seconds=("seconds", span))
+    return blocks.agg(runs=("value", "size"), **columns, seconds=("seconds", span))
 
 
 # On its page the columns have words for names:
@@ -279,17 +283,20 @@ def _readable_blocks(blocks):
 INTRO = ("Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, "
          "laptop minutes, paper is the paper's own protocol.")
 
-def _overview(sides):
+def overview(
+    sides: list, # from `all_sides`
+) -> dict: # from `section`
+    "What of each published table was run, and how close it is."
     frame = pd.DataFrame([which_table(both) | score(both) for both in sides])
-    said = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells"
+    lines = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells"
             + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
     note = ("“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints "
             "one.")
     tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."),
               (_by_block(sides), "The same for each block.")]
-    yield section("What has been reproduced", INTRO, *said, note,
-                  tables=[frame_table(pd.DataFrame(map(told, f.itertuples())), c) for f, c in tables
-                          if len(f)])
+    return section("What has been reproduced", INTRO, *lines, note,
+                   tables=[frame_table(pd.DataFrame(map(in_words, f.itertuples())), c) for f, c in tables
+                           if len(f)])
 
 def _by_block(sides):
     parts = [(block, part) for both in sides for block, part in both.groupby(["dataset", "model"], sort=False)
@@ -298,51 +305,42 @@ def _by_block(sides):
                          for block, part in parts])
 
 
-# The templates escape whatever a name may hold:
-@cache
-def template(
-    name: str, # of a file in `assets/report`
-) -> jinja2.Template: # which escapes what it is given
-    "A template of the report."
-    loader = jinja2.FileSystemLoader(ASSETS/"report", encoding="utf-8")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True).get_template(name)
-
-
-# `write_report` renders them. Each file is written whole or not at all.
+# Tables that come from the same runs share a page. Pages follow the order of the paper, whatever the order of
+# the files.
 PAGES = [("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
          ("differences", "Differences over 2 points", _why_page),
          ("provenance", "Provenance", _provenance_page)]
-def _save(path, text):
-    if path.exists() and path.read_text(encoding="utf-8") == text: return
-    with atomic_write(path) as part: part.write_text(text, encoding="utf-8")
 
 def _in_order(results, paper, table):
     place = pd.MultiIndex.from_frame(published(paper,
         table)[CELL]).get_indexer(pd.MultiIndex.from_frame(results[CELL]))
     return results.iloc[np.argsort(np.where(place < 0, len(results), place), kind="stable")]
 
-def _pages(results, sides):
+def _page(paper, name, title, sections):
+    body = draw("results", title, named(paper), sections)
+    return Page(f"tables/{paper}_{name}.html", title, body, "Papers", named(paper))
+
+def result_pages(
+    results: pd.DataFrame, # from `read_results`
+    sides: list, # from `all_sides`
+) -> Iterator[Page]: # tables, each followed by its figures, curves, matrices, differences, provenance
+    "The pages about results, which report and site share."
     grids = {of: published(*of).grid.iloc[0] for of in published_tables()}
     for paper, table in (of for of, grid in grids.items() if of[1] == grid):
         results = _in_order(results, paper, table)
         run = {scale: both for scale, both in _own(sides, paper, table).items() if both.our_n.notna().any()}
         parts = [t for (p, t), grid in grids.items() if (p, grid) == (paper, table)]
         tables = [section for t in parts for section in _table_page(results, paper, t, _own(sides, paper, t))]
-        yield dict(file=f"{paper}_{table}.html", title=named(table), paper=named(paper), sections=tables)
-        for name, title, build in FIGURES.get((paper, table), []) + PAGES:
+        yield _page(paper, table, named(table), tables)
+        common = [(name, f"{title}, {named(table)}", build) for name, title, build in PAGES]
+        for name, title, build in FIGURES.get((paper, table), []) + common:
             sections = list(build(results, paper, table, run))
-            if sections:
-                yield dict(file=f"{paper}_{table}_{name}.html", title=title, paper=named(paper),
-                           sections=sections)
+            if sections: yield _page(paper, f"{table}_{name}", title, sections)
 
 def _own(sides, paper, table):
     return {both.scale.iloc[0]: both for both in sides if tuple(both[["paper", "table"]].iloc[0])
             == (paper, table)}
 
-
-# Tables that come from the same runs share a page. Pages follow the order of the paper, whatever the order
-# of the files.
 def write_report(
     results: pd.DataFrame, # from `read_results`
     folder: str | Path, # where the pages go; made if missing
@@ -351,45 +349,39 @@ def write_report(
     "Write the report as a folder of HTML pages that opens offline."
     require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}",
             scale)
-    folder, results = Path(folder), results if scale is None else pick(results, scale=scale)
+    results = results if scale is None else pick(results, scale=scale)
     sides = all_sides(results)
-    pages = [dict(file="index.html", title="Overview", paper="", sections=list(_overview(sides))),
-             *_pages(results, sides)]
-    page = template("page.html")
-    for name in ("report.css", "parts.css", "report.js"):
-        _save(folder/name, (ASSETS/"report"/name).read_text(encoding="utf-8"))
-    _save(folder/"plotly.min.js", get_plotlyjs())
-    nav = [(paper, list(own)) for paper, own in groupby(pages, key=lambda p: p["paper"])]
-    for this in pages: _save(folder/this["file"], page.render(page=this, nav=nav))
-    return folder/"index.html"
+    title = "Paper beside ours"
+    front = Page("index.html", title, draw("results", title, "", [overview(sides)]))
+    return write_pages([front, *result_pages(results, sides)], folder)
 
 
 # The command
 
 # `make run` and `make report` end here: `python -m noisy_course.lab.report patrini2017 table2`.
 # It looks in your own results first, then in those that come with the repository.
-def _folders():
+def folders():
     home = (data.settings_file() or Path("settings.ini")).parent
     return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
-def _show(given, results):
-    if given.paper and (given.paper, given.table) in published_tables():
-        print(terminal_table(results, given.paper, given.table, given.scale, given.dataset))
-    elif given.paper: print(_own_means(given, results))
-    print(f"\nreport:             {write_report(results, given.site).resolve()}")
+def _show(args, results):
+    if args.paper and (args.paper, args.table) in published_tables():
+        print(terminal_table(results, args.paper, args.table, args.scale, args.dataset))
+    elif args.paper: print(_own_means(args, results))
+    print(f"\nreport:             {write_report(results, args.site).resolve()}")
     notebooks = results_folder()/"notebooks"
     if notebooks.is_dir(): print(f"executed notebooks: {notebooks.resolve()}")
 
 
-def _own_means(given, results):
-    means = cell_means(results, paper=given.paper, table=given.table, scale=given.scale, variant="")
+def _own_means(args, results):
+    means = cell_means(results, paper=args.paper, table=args.table, scale=args.scale, variant="")
     shown = (means[[*CELL, "mean", "std", "n"]].round(1).to_string(index=False) if len(means)
              else "Nothing of it was run at this scale.")
-    return (f"{given.paper} {given.table} has no published numbers; the report shows what it has to do with "
+    return (f"{args.paper} {args.table} has no published numbers; the report shows what it has to do with "
             f"the others.\n{shown}")
 
 
-# A mistake on the command line is told in one line, without a traceback:
+# A mistake on the command line is reported in one line, without a traceback:
 def main(
     argv: Sequence[str] | None = None, # the words after the program's name
 ) -> None:
@@ -404,10 +396,10 @@ def main(
                         help="the scale to show in the terminal")
     parser.add_argument("--results", type=Path, nargs="+", help="folders of results")
     parser.add_argument("--site", type=Path, default=results_folder()/"report", help="folder of the pages")
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        if given.protocol: given.paper = add_file(given.protocol)
-        _show(given, read_results(given.results or _folders()))
+        if args.protocol: args.paper = add_file(args.protocol)
+        _show(args, read_results(args.results or folders()))
     except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
 
 
