@@ -47,9 +47,10 @@ $(VENV)/ready-%:
 	@rm -f $(filter-out $(wildcard $(READY)-*),$(wildcard $(VENV)/ready-*))
 	@touch $@
 
-run: $(call has,lab) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report
-	@$(RUN) -m noisy_course.lab.batch patrini2017 table2 --dataset mnist
-	@$(RUN) -m noisy_course.lab.report patrini2017 table2 --dataset mnist --site "$$SAID_PAGES"
+run: $(call has,lab) ## the first paper's MNIST table, laptop scale: trains it, shows it beside the paper's, writes the report; VARIANT=text: as its text has it
+	$(if $(call said,VARIANT),$(if $(filter text,$(value VARIANT)),,$(error VARIANT: expected text)))
+	@$(RUN) -m noisy_course.lab.batch patrini2017 $(if $(call said,VARIANT),text,table2) --dataset mnist
+	@$(RUN) -m noisy_course.lab.report patrini2017 $(if $(call said,VARIANT),text --beside table2,table2) --dataset mnist --site "$$SAID_PAGES"
 
 table: $(call has,lab) ## part of a table: make table PAPER=patrini2017 TABLE=table2 DATASET=mnist SCALE=paper DEVICE=cuda; of your own: PROTOCOL=mine.py TABLE=…
 	@$(RUN) -m noisy_course.lab.batch "$$SAID_PAPER" "$$SAID_TABLE" $(call options,$(PARTS))

@@ -14,7 +14,7 @@ from fastcore.test import expect_fail, test_close as close
 from noisy_course import data
 from noisy_course.lab import gpu_pack, job, locks, speed
 from noisy_course.lab.cells import cell_means, highlights, published, side_by_side, welch
-from noisy_course.lab.comparison import findings
+from noisy_course.lab.comparison import far_cells, findings, in_place, score, verdict
 from noisy_course.lab.results import CELL, read_results
 from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
 from noisy_course.lab.grid import blocks, plan
@@ -124,11 +124,49 @@ def test_not_every_claim_holds_in_the_table_it_was_made_about():
     close(misses["a"]["resnet14"], 7.7, eps=1e-6)
     assert (found[found.claim.str.startswith("symmetric, deep")].paper_holds == "yes").all()
 
+def test_a_verdict_counts_what_the_table_shows():
+    results = read_results(RESULTS)
+    both = pick(side_by_side(results, "patrini2017", "table2", "paper"), dataset="mnist")
+    counted, words = score(both), verdict(both)
+    assert words[0].startswith("40 of the paper's 40 cells were run, with ")
+    assert f"median difference from the paper is {both.difference.abs().median():.1f} points" in words[0]
+    assert words[1].startswith(f"Of {counted['orderings_of']} orderings of methods that the paper tells "
+                               f"apart {counted['orderings']} hold, ")
+    assert words[1].endswith(f" and {counted['reversed']} are reversed.")
+    far = far_cells(both)
+    assert words[2] == f"More than 2 points off: {len(far)} cells." and len(words) == 3 + len(far) > 4
+    assert verdict(both.assign(our_n=np.nan)) == []
+
+@pytest.mark.parametrize("p, at_paper_scale, reason", [
+    (.2, 0., "no more than the spread of the runs explains (p = 0.2)"),
+    (.01, .5, "but +0.5 at the paper's own scale: the shorter training is why"),
+    (.01, 6., "and +6.0 at the paper's own scale, so that the shorter training is not why"),
+    (np.nan, 6., "and +6.0 at the paper's own scale, so that the shorter training is not why"),
+    (.01, np.nan, "and no run of ours says why yet")])
+def test_a_verdict_gives_reasons_from_runs(p, at_paper_scale, reason):
+    both = pick(side_by_side(read_results(RESULTS), "patrini2017", "table2", "paper"), dataset="mnist")
+    one = (both.noise == "symmetric") & (both.method == "savage")
+    full = both.assign(difference=both.difference.where(~one, at_paper_scale))
+    off = both.assign(scale="laptop", difference=both.difference.where(~one, 7.).where(one, 0.), p=p)
+    assert verdict(off, full)[2:] == ["More than 2 points off: 1 cell.",
+                                      f"symmetric 0.2, Savage: +7.0, {reason}."]
+
+def test_the_text_takes_the_place_of_the_code():
+    results = read_results(RESULTS)
+    text = in_place(results, "patrini2017", "text", "table2")
+    own = pick(results, paper="patrini2017", table="text", variant="dropout=0.5, clip=0", metric="accuracy")
+    there = pick(text, paper="patrini2017", table="table2", variant="", metric="accuracy")
+    assert sorted(there.value) == sorted(own.value) and len(own) == 200
+    assert len(pick(text, paper="zhang2018")) == len(pick(results, paper="zhang2018"))
+    with expect_fail(ValueError, "table: expected a published one"):
+        in_place(results, "patrini2017", "text", "figure1")
+
 def test_bfloat16_changes_no_cell():
     """Of forty cells, trained in single precision and with bfloat16 products, few more
     differ than luck makes differ."""
-    block = pick(read_results(RESULTS), paper="patrini2017", table="table2", scale="paper", dataset="mnist")
-    fp32, bf16 = (cell_means(block, variant=v).set_index(CELL).sort_index() for v in ("", "bf16"))
+    block = pick(read_results(RESULTS), paper="patrini2017", table="text", scale="paper", dataset="mnist")
+    text = "dropout=0.5, clip=0"
+    fp32, bf16 = (cell_means(block, variant=v).set_index(CELL).sort_index() for v in (text, f"{text}, bf16"))
     p = welch(fp32["mean"], fp32["std"], fp32.n, bf16["mean"], bf16["std"], bf16.n)
     assert len(p) == 40 and (p < .05).sum() <= 5 and (bf16["mean"] - fp32["mean"]).abs().median() < .1
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from noisy_course.basics import SETTING, check_frame, pick, require
-from noisy_course.lab.cells import (ASSETS, LEAST_STD, block_title, cell_means, listed, named, number,
-                                    orderings, published, setting_title, side_by_side, span, stand_in)
-from noisy_course.lab.papers import FINDINGS, PAPERS
+from noisy_course.lab.cells import (ASSETS, LEAST_STD, OUTCOMES, block_title, cell_means, listed, named,
+                                    number, orderings, published, setting_title, side_by_side, span, stand_in)
+from noisy_course.lab.papers import FINDINGS, NOTES, PAPERS
 from noisy_course.lab.results import CELL, SCALES
 from noisy_course.plots import pretty
 
@@ -49,6 +49,8 @@ def findings(
 
 # Where ours differs
 
+OURS = "ablation", "text" # grids whose runs differ in a number from those of a table
+
 # A difference of more than two points needs a reason, and a reason needs a run. An *ablation* repeats a
 # cell with one thing changed. The report puts the changed value beside the plain one: how far it `moved`,
 # and how much is `left` to the paper. The rule that picks the reported epoch is changed for free: each run
@@ -68,7 +70,7 @@ def _variants(results, paper, table, scale, reported):
                         variant="").assign(variant=label) for metric, label in RULES.items() if metric
              != reported]
     rows = pick(results, paper=paper, scale=scale, metric=reported)
-    rows = rows[rows.table.isin([table, "ablation"]) & (rows.variant != "")]
+    rows = rows[rows.table.isin([table, *OURS]) & (rows.variant != "")]
     return pd.concat(rules + [cell_means(part, reported).assign(variant=v)
                               for v, part in rows.groupby("variant")])
 
@@ -86,6 +88,21 @@ def reasons(
     tried = tried[[*CELL, "variant", "mean", "std", "n"]]
     both = far.merge(tried, how="left", on=CELL)
     return both.assign(moved=both["mean"] - both.our_mean, left=both["mean"] - both.paper_mean)
+
+
+# An experiment of our own may take the place of a table's runs: Patrini's MNIST as the text has it, beside
+# what the paper printed.
+def in_place(
+    results: pd.DataFrame, # from `read_results`
+    paper: str, # e.g. "patrini2017"
+    own: str, # table of our own, e.g. "text"
+    table: str, # published, e.g. "table2"
+) -> pd.DataFrame:
+    "Results in which the runs of one's own table stand where those of a published one are looked for."
+    require((paper, table) in published_tables(), "table", "a published one", f"{paper} {table}")
+    ours = pick(results, paper=paper, table=own)
+    ours = ours[ours.variant == min(ours.variant, key=len, default="")].assign(table=table, variant="")
+    return pd.concat([results[(results.paper != paper) | (results.table != table)], ours], ignore_index=True)
 
 
 # How much is done
@@ -151,6 +168,45 @@ def by_paper(
             rows.append(dict(paper=paper, scale=scale)
                         | _tally(pd.concat(own), pd.concat(map(orderings, own))))
     return pd.DataFrame([row for row in rows if row["cells"]])
+
+
+# What came out, in words
+
+# A cell that is far off gets its reason from other runs: the spread of its own, or the same cell at the
+# paper's scale, which is just as far off, or is not.
+def verdict(
+    both: pd.DataFrame, # from `side_by_side`, or part of it
+    at_paper_scale: pd.DataFrame | None = None, # the same cells at the paper's scale, if they are known
+) -> list[str]: # sentences
+    "What came out of a table: how close it is, how many orderings hold, what does not agree and why."
+    done, order = both[both.our_n.notna()], orderings(both).query("outcome != 'not run'").outcome
+    if done.empty: return []
+    held, reverse = ((order == outcome).sum() for outcome in ("holds", "reversed"))
+    sign = (order == OUTCOMES[1]).sum()
+    far = far_cells(done)
+    close = (f"{len(done)} of the paper's {len(both)} cells were run, with {span(done.our_n)} "
+             f"{'run' if done.our_n.max() == 1 else 'runs'} each; the median difference from the paper is "
+             f"{_points(done.difference.abs().median())}.")
+    ranks = (f"Of {len(order)} orderings of methods that the paper tells apart {held} hold, another {sign} "
+             f"have the paper's sign without being significant, and {reverse} are reversed.")
+    off = (f"More than 2 points off: {len(far)} {'cell' if len(far) == 1 else 'cells'}." if len(far)
+           else "No cell is more than 2 points off.")
+    return [close, *([ranks] if len(order) else []), off, *_reasons(far, at_paper_scale)]
+
+def _reasons(far, at_paper_scale):
+    full = far.iloc[:0] if at_paper_scale is None else at_paper_scale
+    there = dict(zip(full[CELL].itertuples(index=False, name=None), full.difference))
+    for r in far.itertuples():
+        place = f"{setting_title(r.noise, r.rate)}, {pretty(r.method)}"
+        reason = _reason(r, there.get(tuple(getattr(r, c) for c in CELL), np.nan))
+        yield f"{place}: {number(r.difference, '+.1f')}, {reason}."
+
+def _reason(row, there):
+    if row.p >= .05: return f"no more than the spread of the runs explains (p = {number(row.p, '.2g')})"
+    if row.scale == "paper" or np.isnan(there): return "and no run of ours says why yet"
+    same = f"{number(there, '+.1f')} at the paper's own scale"
+    return (f"and {same}, so that the shorter training is not why" if abs(there) > 2
+            else f"but {same}: the shorter training is why")
 
 
 # Blocks and settings get their names in two columns of words:
@@ -275,4 +331,7 @@ def terminal_table(
     title = (f"{named(paper)}, {named(table)}: {both.our_n.notna().sum()} of {len(both)} cells at scale "
              f"{scale}")
     note = "test accuracy in percent; diff = ours − paper, in points; * = significant (Welch's t-test, 5 %)"
-    return "\n\n".join([f"{title}\n{note}", *blocks])
+    full = side_by_side(results, paper, table, "paper")
+    closing = [line for text in (NOTES.get(paper, ""), *verdict(both, full))
+               for line in wrap(text, 100, subsequent_indent="  ")]
+    return "\n\n".join([f"{title}\n{note}", *blocks, "\n".join(closing)])

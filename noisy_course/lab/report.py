@@ -10,8 +10,8 @@ from noisy_course import data
 from noisy_course.basics import SETTING, pick, require
 from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
-from noisy_course.lab.comparison import (all_sides, findings, published_tables, readable, reasons,
-    in_words, score, terminal_table, which_table)
+from noisy_course.lab.comparison import (all_sides, findings, in_place, in_words, published_tables, readable,
+                                         reasons, score, terminal_table, verdict, which_table)
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
@@ -184,7 +184,8 @@ def _table_page(results, paper, table, sides):
     for scale, both in sides.items():
         part = "" if table == both.grid.iloc[0] else f"{named(table)}. "
         yield section(part + (f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale
-                              else f"Not run: {len(both)} cells"), NOTES.get(paper, ""))
+                              else f"Not run: {len(both)} cells"),
+                      NOTES.get(paper, ""), *verdict(both, sides.get("paper")))
         yield from _grids(both)
         if scale: yield from _orders(both, scale)
         if scale and (paper, table) in FINDINGS: yield from _found(both, (paper, table), scale)
@@ -365,6 +366,9 @@ def folders():
     return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
 def _show(args, results):
+    if args.beside:
+        results = in_place(results, args.paper, args.table, args.beside)
+        args.table = args.beside
     if args.paper and (args.paper, args.table) in published_tables():
         print(terminal_table(results, args.paper, args.table, args.scale, args.dataset))
     elif args.paper: print(_own_means(args, results))
@@ -391,6 +395,7 @@ def main(
     for name in ("paper", "table"):
         parser.add_argument(name, nargs="?", help=f"the {name} to show in the terminal")
     parser.add_argument("--dataset", help="show only this data set")
+    parser.add_argument("--beside", help="the printed table of the paper to show it beside, if it is no other")
     parser.add_argument("--protocol", help="a Python file with an experiment of your own")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"),
                         help="the scale to show in the terminal")
