@@ -21,11 +21,14 @@ import pytest
 import torch
 
 from noisy_course import data
-from noisy_course.lab import gpu_pack, identity, job, protocols, results
+from noisy_course.lab import batch, carried, gpu_pack, identity, job, protocols, results
 from noisy_course.data import Layout
 from noisy_course.lab.grid import Block, blocks, plan
 from noisy_course.lab.results import missing, tree, write_result
-from noisy_course.lab.gpu_pack import FIRST, OFFICIAL, copy_course, cut, download_wheels, lacking, main, most_valuable, needs, pack_data, run_plan, unpack_data, value_order, write_pack
+from noisy_course.lab.batch import run_blocks
+from noisy_course.lab.carried import OFFICIAL, pack_data, place_of, unpack_data
+from noisy_course.lab.gpu_pack import (FIRST, copy_course, cut, download_wheels, lacking, main, most_valuable, needs,
+                                       value_order, write_pack)
 from noisy_course.lab.job import data_of
 from noisy_course.lab.incoming import defined_block, fault, import_results
 from noisy_course.lab.papers import TABLES
@@ -109,8 +112,8 @@ def made(shape, n=60):
 def test_images_travel_as_images(tmp_path, monkeypatch, name, shape):
     "And are the official files again: what is read from them is what was packed."
     dataset = made(shape)
-    monkeypatch.setattr(gpu_pack, "place_of", lambda name: (None, tmp_path))
-    monkeypatch.setattr(gpu_pack.data, "load", lambda name, download: dataset)
+    monkeypatch.setattr(carried, "place_of", lambda name: (None, tmp_path))
+    monkeypatch.setattr(data, "load", lambda name, download: dataset)
     pack_data(name, tmp_path / "sheets")
     assert {file.suffix for file in (tmp_path / "sheets").iterdir()} == {".png", ".npy"}
     unpack_data(name, tmp_path / "sheets", tmp_path / "data")
@@ -124,7 +127,7 @@ def test_images_travel_as_images(tmp_path, monkeypatch, name, shape):
 
 def test_more_images_than_fit_a_sheet(tmp_path):
     dataset = made((28, 28), 20_100)
-    gpu_pack._pack_images(dataset, tmp_path / "sheets")
+    carried._pack_images(dataset, tmp_path / "sheets")
     assert sorted(file.name for file in (tmp_path / "sheets").glob("train*")) == ["train-0.png", "train-1.png", "train-2.png", "train.npy"]
     unpack_data("fashion_mnist", tmp_path / "sheets", tmp_path / "data")
     assert torch.equal(data.read_idx((tmp_path / "data/FashionMNIST/raw/train-images-idx3-ubyte").read_bytes()), dataset.train_x)
@@ -142,7 +145,7 @@ def test_other_data_travel_as_files(tmp_path, monkeypatch):
     layout = Layout({"imdb/reviews.xz": data.digest(b"reviews")}, None)
     monkeypatch.setitem(data.LAYOUTS, "imdb", (layout,))
     monkeypatch.setenv("NOISY_COURSE_DATA", str(tmp_path / "data"))
-    assert gpu_pack.place_of("imdb") == (layout, tmp_path / "data")
+    assert place_of("imdb") == (layout, tmp_path / "data")
     pack_data("imdb", tmp_path / "files")
     unpack_data("imdb", tmp_path / "files", tmp_path / "there")
     assert (tmp_path / "there/imdb/reviews.xz").read_bytes() == b"reviews"
@@ -321,63 +324,93 @@ def test_a_pack_for_another_python_is_told(script):
 
 # --- against the clock ---
 
-def planned(folder, *chosen):
-    (folder / "plan.json").write_text(json.dumps({b.name: job.parameters(b, "", "") for b in chosen}))
-    return folder / "plan.json"
-
 @pytest.fixture
 def quick(monkeypatch):
-    "Blocks that take no time: what each does is a line of Python which knows its `name` and `results`."
+    "Blocks that take no time: what each does, in the results folder, is a line of Python that knows its `name`."
     class Every:
         "All runs."
         def __contains__(self, run): return True
-    monkeypatch.setattr(results, "_examined", lambda file, *version: ("", Every())) # empty files stand for results
-    def train_as(line):
-        monkeypatch.setattr(gpu_pack, "TRAIN", "import sys, time; from pathlib import Path; name, results = sys.argv[2], Path(sys.argv[1]).parent; " + line)
-    return train_as
+    monkeypatch.setattr(results, "_examined", lambda file, *version: ("", Every())) # empty files are results
+    begin = "import sys, time; from pathlib import Path; name = sys.argv[2]; print(name, file=open('begun', 'a')); "
+    return lambda line: monkeypatch.setattr(batch, "TRAIN", ("-c", begin + line))
 
+FINISH = "Path(name + '.parquet').touch()"
 four = [tiny(rate=rate) for rate in (.1, .2, .3, .4)]
+names = [block.name for block in four]
+
+def finished(folder): return [name for name in names if (folder / f"{name}.parquet").exists()]
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_blocks_are_trained_in_order(tmp_path, quick, workers):
-    quick("time.sleep(.2); (results / (name + '.parquet')).touch(); print(name, file=open(results / 'order', 'a')); assert len(list((results / 'logs').iterdir()))")
-    paths = run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=5, workers=workers)
-    order = (tmp_path / "results/order").read_text().split()
-    assert [path.stem for path in paths] == [b.name for b in four] and sorted(order) == sorted(b.name for b in four)
-    if workers == 1: assert order == [b.name for b in four]
-    else: assert set(order[:2]) == {b.name for b in four[:2]}
-    given = json.loads((tmp_path / "results/plan.json").read_text())[four[0].name]
-    assert (given["device"], given["results"]) == ("cpu", str(tmp_path / "results"))
+    quick(f"time.sleep(.2); {FINISH}; assert Path('logs', name + '.log').exists()")
+    paths = run_blocks(four, tmp_path, workers=workers, minutes=5)
+    order = (tmp_path / "begun").read_text().split()
+    assert [path.stem for path in paths] == names == finished(tmp_path) and sorted(order) == sorted(names)
+    assert order == names if workers == 1 else set(order[:2]) == set(names[:2])
+    planned = json.loads((tmp_path / "plan.json").read_text())
+    assert list(planned) == names and planned[names[0]] == job.parameters(four[0], "cpu", tmp_path)
 
-def test_a_failed_block_does_not_stop_the_others(tmp_path, quick, capsys):
-    quick(f"name != {four[1].name!r} or 1 / 0; (results / (name + '.parquet')).touch()")
-    paths = run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=5)
-    assert [path.stem for path in paths] == [b.name for b in four if b != four[1]]
-    assert f"{four[1].name} failed, see" in "".join(capsys.readouterr()) and "ZeroDivisionError" in (tmp_path / f"results/logs/{four[1].name}.log").read_text()
+def test_a_failed_block_is_tried_twice_and_does_not_stop_the_others(tmp_path, quick, capsys):
+    quick(f"name != {names[1]!r} or 1 / 0; {FINISH}")
+    with pytest.raises(SystemExit, match=f"^1 of 4 blocks failed, first {names[1]}; it said: ZeroDivisionError"):
+        run_blocks(four, tmp_path, workers=1)
+    assert (tmp_path / "begun").read_text().split() == [names[0], names[1], names[1], *names[2:]]
+    assert finished(tmp_path) == [names[0], *names[2:]]
+    assert f"{names[1]} failed, see {tmp_path / 'logs' / names[1]}.log" in capsys.readouterr().err
 
 class Clock:
     "One on which an hour passes when a file appears."
     def __init__(self, file): self.monotonic, self.sleep = lambda: 3600. * file.exists(), time.sleep
 
-def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch, capsys):
+def test_at_the_end_of_the_time_everything_stops(tmp_path, quick, monkeypatch):
     "The first block is done, the second is interrupted, the third is not begun; the same call goes on."
-    quick("name == %r or ((results / 'begun').touch(), time.sleep(600)); (results / (name + '.parquet')).touch()" % four[0].name)
-    monkeypatch.setattr(gpu_pack, "time", Clock(tmp_path / "results/begun"))
-    file = planned(tmp_path, *four)
-    assert [path.stem for path in run_plan(file, tmp_path / "results", minutes=5)] == [four[0].name]
-    assert "KeyboardInterrupt" in (tmp_path / f"results/logs/{four[1].name}.log").read_text() and not (tmp_path / f"results/logs/{four[2].name}.log").exists()
-    assert f"{four[1].name} stopped; it had no checkpoint yet" in "".join(capsys.readouterr())
-    (tmp_path / "results/begun").unlink()
-    quick("(results / (name + '.parquet')).touch()")
-    assert len(run_plan(file, tmp_path / "results", minutes=5)) == 4
+    quick(f"name == {names[0]!r} or (Path('late').touch(), time.sleep(600)); {FINISH}")
+    monkeypatch.setattr(batch, "time", Clock(tmp_path / "late"))
+    with pytest.raises(SystemExit, match="^the time is over; the same command goes on from the last checkpoints"):
+        run_blocks(four, tmp_path, workers=1, minutes=5)
+    assert finished(tmp_path) == names[:1] and (tmp_path / "begun").read_text().split() == names[:2]
+    assert "KeyboardInterrupt" in (tmp_path / f"logs/{names[1]}.log").read_text()
+    (tmp_path / "late").unlink()
+    quick(FINISH)
+    assert len(run_blocks(four, tmp_path, minutes=5)) == 4 and finished(tmp_path) == names
 
-@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL])
-def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, how):
-    line = "import os, sys, time; from pathlib import Path; (Path(sys.argv[1]).parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
-    code = f"from noisy_course.lab import gpu_pack; gpu_pack.TRAIN = {line!r}; gpu_pack.main()"
-    words = ["run", planned(tmp_path, four[0]), "--work", tmp_path, "--results", tmp_path / "results", "--until", time.time() + 600, "--device", "cpu"]
-    heard = dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) # also where these tests run under nohup
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **heard)
+def test_a_block_that_does_not_listen_is_killed(tmp_path, quick, monkeypatch):
+    quick("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); Path('late').touch(); time.sleep(600)")
+    monkeypatch.setattr(batch, "time", Clock(tmp_path / "late"))
+    monkeypatch.setattr(batch, "PATIENCE", .5)
+    started, real = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[-1])
+    with pytest.raises(SystemExit, match="^the time is over"): run_blocks(four[:1], tmp_path, minutes=5)
+    assert [process.wait() for process in started] == [-signal.SIGKILL]
+
+def test_no_time_at_all(tmp_path, quick):
+    quick("1 / 0")
+    with pytest.raises(SystemExit, match="^the time is over"): run_blocks(four, tmp_path, minutes=.5)
+    assert not (tmp_path / "logs").exists()
+
+def planned(folder, *chosen):
+    (folder / "planned.json").write_text(json.dumps({b.name: job.parameters(b, "", "") for b in chosen}))
+    return folder / "planned.json"
+
+def run_words(folder, **changes):
+    "The command that `run.py` hands over to."
+    options = dict(work=folder, results=folder / "results", until=time.time() + 600, device="cpu", workers=1) | changes
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["run", str(planned(folder, four[0])), *words]
+
+def table_words(folder):
+    "The same block from the command that trains tables."
+    return ["patrini2017", "table2", "--dataset", "mnist", "--scale", "smoke", "--results", str(folder / "results")]
+
+@pytest.mark.parametrize("module, words, how", [("gpu_pack", run_words, signal.SIGHUP), ("gpu_pack", run_words, signal.SIGKILL),
+                                                ("batch", table_words, signal.SIGTERM), ("batch", table_words, signal.SIGINT)])
+def test_nothing_trains_on_when_a_batch_ends(tmp_path, module, words, how):
+    "The connection is lost, or the batch is killed or stopped, as whole groups of processes are, and as one is."
+    line = "import os, time; from pathlib import Path; Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    code = f"from noisy_course.lab import batch, {module}; batch.TRAIN = '-c', {line!r}; {module}.main()"
+    deaf = dict(preexec_fn=lambda: [signal.signal(sent, signal.SIG_DFL) for sent in (signal.SIGHUP, signal.SIGINT)])
+    with open(tmp_path / "output", "w") as output: # SIGHUP is heard also where these tests run under nohup
+        process = subprocess.Popen([sys.executable, "-c", code, *words(tmp_path)], stdout=output, stderr=output, **deaf)
     pid = tmp_path / "results/pid"
     try:
         while not (pid.exists() and pid.read_text()): assert process.poll() is None and not time.sleep(.05)
@@ -386,14 +419,12 @@ def test_nothing_trains_on_when_the_connection_or_the_clock_is_lost(tmp_path, ho
         process.wait()
         assert psutil.wait_procs([child], timeout=60)[1] == []
     finally: process.kill()
+    stopped = "stopped; the same command goes on from the last checkpoints" in (tmp_path / "output").read_text()
+    assert stopped == (how != signal.SIGKILL)
 
 def test_a_gpu_is_not_replaced_in_silence(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="^device: expected a GPU that PyTorch can use"): main(["run", str(planned(tmp_path, four[0])), "--work", str(tmp_path), "--results", str(tmp_path / "results"), "--until", "0"])
-
-def test_no_time_at_all(tmp_path, quick):
-    quick("1 / 0")
-    assert run_plan(planned(tmp_path, *four), tmp_path / "results", minutes=-1) == [] and not (tmp_path / "results/logs").exists()
+    with pytest.raises(SystemExit, match="^device: expected a GPU that PyTorch can use"): main(run_words(tmp_path, device=""))
 
 
 # --- what comes back ---
@@ -494,9 +525,7 @@ def test_bad_options_are_told(tmp_path, clean, words, message):
 
 @pytest.mark.parametrize("words, message", [(["--workers", "0"], "workers"), (["--workers", "-1"], "workers"), (["--device", "gpu"], "device"), (["--until", "nan"], "until")])
 def test_bad_options_of_a_run_are_told(tmp_path, words, message):
-    given = dict(zip(("--until", "--device", "--workers"), ("0", "cpu", "1"))) | {words[0]: words[1]}
-    command = ["run", str(planned(tmp_path, four[0])), "--work", str(tmp_path), "--results", str(tmp_path / "results"), *(w for pair in given.items() for w in pair)]
-    with pytest.raises(SystemExit, match=f"^{message}: expected"): main(command)
+    with pytest.raises(SystemExit, match=f"^{message}: expected"): main([*run_words(tmp_path, until=0), *words])
 
 def test_what_is_packed_is_told(tmp_path, clean, monkeypatch, capsys):
     fetched = []
@@ -534,7 +563,8 @@ def test_there_and_back(tmp_path, rows, clean):
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0, (tmp_path / "said").read_text()
     finally: process.kill()
-    assert f"{tiny().name} stopped; the same command goes on from its checkpoint" in (tmp_path / "said").read_text() and missing([tiny()], away / "results")
+    assert "stopped; the same command goes on from the last checkpoints" in (tmp_path / "said").read_text()
+    assert missing([tiny()], away / "results") and list((away / "results/checkpoints").rglob("*.pt"))
     done = subprocess.run(command, capture_output=True, text=True, check=True, **place)
     assert "1 of 1 blocks are finished" in done.stdout and "unpacking" not in done.stdout and (away / f"results/notebooks/{tiny().name}.ipynb").exists()
     back = pd.read_parquet(away / f"results/{tiny().name}.parquet")

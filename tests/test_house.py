@@ -17,7 +17,7 @@ each_module = pytest.mark.parametrize("module", modules)
 FLOORS = [
     "basics", "plots losses noise models", "data", "method stacked trainer checkpoints training", "image_files distributed",
     "loss_correction generalized_cross_entropy symmetric_cross_entropy nnaqc joint_optimization", "head_to_head",
-    "lab.pictures lab.tidy lab.jupyter lab.locks lab.results", "lab.cells", "lab.sections", "lab.protocols",
+    "lab.pictures lab.tidy lab.jupyter lab.locks lab.carried lab.results", "lab.cells", "lab.sections", "lab.protocols",
     "lab.papers.patrini2017 lab.papers.zhang2018 lab.papers.wang2019 lab.papers.jindal2019 lab.papers.tanaka2018 lab.papers.course", "lab.papers",
     "lab.identity", "lab.grid", "lab.incoming lab.job", "lab.forecast", "lab.batch", "lab.comparison", "lab.workshop lab.speed lab.gpu_pack lab.report", "lab.site"]
 PLACE = {name: k for k, name in enumerate(" ".join(FLOORS).split())}

@@ -78,11 +78,10 @@ def start(tmp_path):
         yield lambda code, results: subprocess.Popen([sys.executable, "-c", code, str(results)], env=os.environ | own, stdout=log, stderr=log)
     while living := alive(tmp_path): kill(living)
 
-WORDS = dict(ipykernel_launcher="kernel", execute_planned="papermill", snakemake="snakemake")
+WORDS = {"ipykernel_launcher": "kernel", "noisy_course.lab.job": "papermill"}
 
 def role(words):
     "What a process is, by its command line."
-    if Path(words[0]).name in ("sh", "bash"): return "shell"
     return next((name for word, name in WORDS.items() if any(word in w for w in words)), "batch" if BATCH in words else "helper")
 
 def alive(folder):
