@@ -157,10 +157,9 @@ def _stop(processes):
 
 # On a cluster
 
-# There the blocks become jobs, in any number: a job trains one block, in a notebook, as a worker would. How
-# many at a time, on which partition, with how much memory, with which retries: all that stands in a
-# Snakemake profile, not in `workers`. Ours is for Slurm (`PROFILE=slurm`); copy it, put in your account,
-# and name the copy.
+# There each block is a job, which trains it as a worker would. How many at a time, on which partition, with
+# how much memory, with which retries: all that stands in a Snakemake profile, not in `workers`. Ours is for
+# Slurm (`PROFILE=slurm`); copy it, put in your account, and name the copy.
 def profile_folder(
     profile: str | Path, # a folder, or the name of one of ours
 ) -> Path: # absolute

@@ -180,8 +180,8 @@ def write_pack(
         groups = {group.name: cut(group, folder / "parts", megabytes)
                   for group in sorted(Path(staged).iterdir())}
     made_for = dict(python=python, machine=machine) if python else {}
-    _describe(folder, kept, dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups) | made_for
-          | tree())
+    needed = dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups)
+    _describe(folder, kept, needed | made_for | tree())
     size = lambda parts: round(sum((folder / "parts" / name).stat().st_size for name in parts) / 1e6, 1)
     left_out = {name: sum(name in data_of(block) for block in todo) for name in sorted(absent)}
     return dict(blocks=len(kept), left_out=left_out,
