@@ -3,8 +3,9 @@
 Modules:
 
 - `noisy_course.lab.batch`: Train a table: python -m noisy_course.lab.batch PAPER TABLE [--dataset mnist] [--scale paper] …
+- `noisy_course.lab.carried`: Data sets as they travel: packed here, and made again, to the last bit, on a machine without internet.
 - `noisy_course.lab.cells`: The cells of published tables, ours beside them, and Welch's test of their difference.
-- `noisy_course.lab.forecast`: How long blocks take on a machine: from what was recorded there, else from the arithmetic of their networks.
+- `noisy_course.lab.forecast`: How long blocks take on a machine: from what was recorded there, else from their networks' arithmetic.
 - `noisy_course.lab.grid`: Which runs a table asks for, and which of them train together: plans, blocks and their names.
 - `noisy_course.lab.identity`: What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
 - `noisy_course.lab.job`: One block of runs: its data, noise and networks, how it is trained, and the notebook that trains it.

@@ -1,4 +1,4 @@
-"""From a paper's table to result files: plans, blocks, papermill, Snakemake, and what happens when any of it is killed."""
+"""From a paper's table to result files: plans, blocks, papermill, and what happens when any of it is killed."""
 import errno
 import json
 import multiprocessing
@@ -68,9 +68,10 @@ def same_numbers(a, b):
     pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 class Process:
-    "A Snakemake that is none."
+    "A process that trains nothing."
     def __init__(self, *_, on_poll=lambda: 1, **__): self.poll, self.waited, self.environment = on_poll, False, dict(os.environ)
-    def wait(self): self.waited = True
+    def wait(self, timeout=None): self.waited = True
+    def send_signal(self, sent): self.sent = sent
 
 def never(*_, **__): raise AssertionError("called")
 
@@ -580,7 +581,7 @@ def test_a_truncated_result_is_trained_again(tmp_path, monkeypatch, rows, capsys
     for raw in (whole[:-100], b"", b"no table"):
         file.write_bytes(raw)
         assert missing([tiny()], tmp_path) == [tiny()]
-    monkeypatch.setattr(batch, "_snakemake", lambda todo, *_: started.append((todo, file.exists())))
+    monkeypatch.setattr(batch, "_watch", lambda poll, stop, todo, *_: started.append((todo, file.exists())))
     run_blocks([tiny()], tmp_path)
     assert started == [([tiny()], False)] and file.with_suffix(".damaged").read_bytes() == b"no table"
     assert re.search(f"{file.name} cannot be read .*; it is trained again, and kept as {file.stem}.damaged", capsys.readouterr().err)
@@ -703,7 +704,7 @@ def test_an_error_gives_the_lock_back(tmp_path):
     with lock(tmp_path / "lock", wait=False): pass
 
 def test_the_folder_is_in_use_as_long_as_snakemake_lives(tmp_path):
-    "Kill the batch but not its Snakemake: a second batch must not start another one beside it."
+    "On a cluster, kill the batch but not its Snakemake: a second batch must not start another one beside it."
     def batch():
         real = subprocess.Popen
         def popen(command, **given):
@@ -711,7 +712,7 @@ def test_the_folder_is_in_use_as_long_as_snakemake_lives(tmp_path):
             pids.put(sleeper.pid)
             return sleeper
         subprocess.Popen = popen
-        run_blocks([tiny()], tmp_path)
+        run_blocks([tiny()], tmp_path, profile="slurm")
     pids = fork.Queue()
     process = fork.Process(target=batch)
     process.start()
@@ -724,7 +725,7 @@ def test_the_folder_is_in_use_as_long_as_snakemake_lives(tmp_path):
     with lock(tmp_path / "locks" / "batch", wait=True): pass
 
 
-# --- the command, with a Snakemake that is none ---
+# --- the command, with processes that train nothing ---
 
 def test_the_plan_is_told(capsys, tmp_path):
     main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path / "none"), "--plan"])
@@ -754,7 +755,7 @@ def test_a_plan_for_a_gpu_that_is_not_here_says_so(tmp_path, monkeypatch, capsys
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(batch, "_snakemake", full)
+    monkeypatch.setattr(batch, "_write_plan", full)
     with pytest.raises(SystemExit, match=f"^{re.escape(str(tmp_path))}: No space left on device$"): main([*TABLE2, "--scale", "smoke", "--dataset", "mnist", "--results", str(tmp_path)])
 
 def test_without_fcntl_all_can_be_imported_and_only_batches_are_refused(tmp_path):
@@ -774,7 +775,7 @@ def test_an_unknown_profile_is_refused(tmp_path, monkeypatch):
 
 def test_a_failed_block_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Process)
-    with pytest.raises(SystemExit, match=f"1 of 1 blocks failed, first {tiny().name}; see .*snakemake.log"): run_blocks([tiny()], tmp_path)
+    with pytest.raises(SystemExit, match=f"1 of 1 blocks failed, first {tiny().name}; see .*{tiny().name}.log"): run_blocks([tiny()], tmp_path)
     with lock(tmp_path / "locks" / "batch", wait=False): pass
 
 def test_ctrl_c_waits_and_says_how_to_go_on(tmp_path, monkeypatch):
@@ -782,7 +783,7 @@ def test_ctrl_c_waits_and_says_how_to_go_on(tmp_path, monkeypatch):
     processes = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(Process(on_poll=interrupted)) or processes[0])
     with pytest.raises(SystemExit, match="the same command goes on"): run_blocks([tiny()], tmp_path)
-    assert processes[0].waited
+    assert processes[0].waited and processes[0].sent == signal.SIGINT
     with lock(tmp_path / "locks" / "batch", wait=False): pass
 
 def test_a_worker_has_one_thread_and_the_batch_what_it_had(tmp_path, monkeypatch):
@@ -810,7 +811,7 @@ def test_progress_is_seen_by_the_bar(tmp_path, rows):
 # --- end to end ---
 
 def test_a_batch(tmp_path, monkeypatch, rows):
-    """Two blocks through Snakemake and papermill; a second batch has nothing to do and starts nothing. The folder has an odd
+    """Two blocks through papermill; a second batch has nothing to do and starts nothing. The folder has an odd
     name, the home cannot be written to, and Jupyter knows a `python3` that does not exist."""
     (tmp_path / "kernels/python3").mkdir(parents=True)
     (tmp_path / "kernels/python3/kernel.json").write_text(json.dumps(dict(argv=["/nowhere/python"], display_name="python3", language="python")))

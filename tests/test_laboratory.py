@@ -12,7 +12,7 @@ import torch
 from fastcore.test import expect_fail, test_close as close
 
 from noisy_course import data
-from noisy_course.lab import gpu_pack, job, locks, speed
+from noisy_course.lab import carried, job, locks, speed
 from noisy_course.lab.cells import cell_means, highlights, published, side_by_side, welch
 from noisy_course.lab.comparison import far_cells, findings, in_place, score, verdict
 from noisy_course.lab.results import CELL, read_results
@@ -176,8 +176,8 @@ def test_bfloat16_changes_no_cell():
 @pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 8, 8)])
 def test_images_travel_as_a_sheet(shape):
     x = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(gpu_pack.images_of(gpu_pack.sheet(x)), x)
-    assert torch.equal(data.read_idx(gpu_pack.idx_bytes(x)), x)
+    assert torch.equal(carried.images_of(carried.sheet(x)), x)
+    assert torch.equal(data.read_idx(carried.idx_bytes(x)), x)
 
 
 # The benchmark

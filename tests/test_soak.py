@@ -1,4 +1,6 @@
-"""Batches that are killed again and again, at any moment and any process, give the numbers of an undisturbed one. SOAK_KILLS=50 kills more often."""
+"""Batches that are killed again and again, at any moment, give the numbers of an undisturbed one.
+
+SOAK_KILLS=50 kills more often."""
 import json
 import os
 import random
@@ -23,12 +25,17 @@ def small(paper, table, methods, only, **changes):
     return replace(blocks(plan(paper, table, "smoke", **only))[0], methods=methods, **changes)
 
 BLOCKS = [
-    small("patrini2017", "table2", ("cross_entropy", "forward_estimated"), dict(dataset="mnist", rate=.6), seeds=(0, 1), epochs=20),
-    small("jindal2019", "table1", ("linear_noise_layer", "nnaqc_dropout"), dict(dataset="mnist", rate=.3), samples=400, epochs=4),
-    small("tanaka2018", "fashion", ("cross_entropy", "joint_optimization"), dict(noise="redrawn", rate=.5), epochs=16, first_epochs=16, label_start=5),
-    small("zhang2018", "table1", ("truncated_gce", "cross_entropy"), dict(dataset="fashion_mnist", rate=.4), epochs=24, prune_start=4, prune_every=4)]
+    small("patrini2017", "table2", ("cross_entropy", "forward_estimated"), dict(dataset="mnist", rate=.6),
+          seeds=(0, 1), epochs=20),
+    small("jindal2019", "table1", ("linear_noise_layer", "nnaqc_dropout"), dict(dataset="mnist", rate=.3),
+          samples=400, epochs=4),
+    small("tanaka2018", "fashion", ("cross_entropy", "joint_optimization"), dict(noise="redrawn", rate=.5),
+          epochs=16, first_epochs=16, label_start=5),
+    small("zhang2018", "table1", ("truncated_gce", "cross_entropy"), dict(dataset="fashion_mnist", rate=.4),
+          epochs=24, prune_start=4, prune_every=4)]
 
-# Every kernel starts with this: digits stand in for garments, every epoch is saved, and who goes on from a checkpoint says so.
+# Every kernel starts with this: digits stand in for garments, every epoch is saved, and who goes on from a
+# checkpoint says so.
 START = """
 import json, os, sys
 from dataclasses import replace
@@ -58,12 +65,12 @@ torch.set_num_threads(1)
 for block in chosen:
     dataset = job.block_data(block)
     runs = job.block_runs(block, dataset)
-    written_results.write_result(job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs)), sys.argv[1])
+    rows = job.result_rows(block, dataset, runs, job.train_block(block, dataset, runs))
+    written_results.write_result(rows, sys.argv[1])
 """
 BATCH = START + """
 from noisy_course.lab.batch import run_blocks
-from noisy_course.lab.job import block_from
-run_blocks([block_from(given, set())[0] for given in json.load(open(os.environ["SOAK"] + "/blocks.json"))], sys.argv[1], workers=2)
+run_blocks(chosen, sys.argv[1], workers=2)
 """
 
 @pytest.fixture
@@ -73,17 +80,19 @@ def start(tmp_path):
     startup.parent.mkdir(parents=True)
     startup.write_text(START)
     (tmp_path / "blocks.json").write_text(json.dumps([parameters(block, "cpu", "") for block in BLOCKS]))
-    own = dict(SOAK=str(tmp_path), IPYTHONDIR=str(tmp_path / "ipython"), JUPYTER_RUNTIME_DIR=str(tmp_path / "jupyter"), OMP_NUM_THREADS="1")
+    own = dict(SOAK=str(tmp_path), IPYTHONDIR=str(tmp_path / "ipython"),
+               JUPYTER_RUNTIME_DIR=str(tmp_path / "jupyter"), OMP_NUM_THREADS="1")
     with open(tmp_path / "log.txt", "a") as log:
-        yield lambda code, results: subprocess.Popen([sys.executable, "-c", code, str(results)], env=os.environ | own, stdout=log, stderr=log)
+        yield lambda code, results: subprocess.Popen([sys.executable, "-c", code, str(results)],
+                                                     env=os.environ | own, stdout=log, stderr=log)
     while living := alive(tmp_path): kill(living)
 
-WORDS = dict(ipykernel_launcher="kernel", execute_planned="papermill", snakemake="snakemake")
+WORDS = {"ipykernel_launcher": "kernel", "noisy_course.lab.job": "papermill"}
 
 def role(words):
     "What a process is, by its command line."
-    if Path(words[0]).name in ("sh", "bash"): return "shell"
-    return next((name for word, name in WORDS.items() if any(word in w for w in words)), "batch" if BATCH in words else "helper")
+    return next((name for word, name in WORDS.items() if any(word in w for w in words)),
+                "batch" if BATCH in words else "helper")
 
 def alive(folder):
     "The living processes of a soak, whoever their parents are now: role, process, words of its command line."
@@ -101,7 +110,8 @@ def kill(chosen):
         try: process.kill()
         except psutil.NoSuchProcess: pass
 
-MOMENTS = dict(any="none", epoch="checkpoints/*/*/*/*.pt", checkpoint="checkpoints/*/*/*/.*.part", result=".*.parquet.*.part", end="*.parquet")
+MOMENTS = dict(any="none", epoch="checkpoints/*/*/*/*.pt", checkpoint="checkpoints/*/*/*/.*.part",
+               result=".*.parquet.*.part", end="*.parquet")
 
 def stamps(results, pattern):
     "The files of a pattern, and when they were written."
@@ -109,10 +119,11 @@ def stamps(results, pattern):
     except FileNotFoundError: return set()
 
 def moment(results, rng, running):
-    "Wait for a random moment: any, between two epochs, while a checkpoint or a result is written, or at the end of a block."
+    "Wait for a random moment: any, after an epoch, while a file is written, or at the end of a block."
     kind = rng.choice(list(MOMENTS))
     before, until = stamps(results, MOMENTS[kind]), time.monotonic() + rng.uniform(0, 15)
-    while running() and (time.monotonic() < until if kind == "any" else stamps(results, MOMENTS[kind]) <= before): time.sleep(.002)
+    early = lambda: time.monotonic() < until if kind == "any" else stamps(results, MOMENTS[kind]) <= before
+    while running() and early(): time.sleep(.002)
     if kind in ("epoch", "end"): time.sleep(rng.uniform(0, .5))
     return kind
 
@@ -120,8 +131,10 @@ def phases(results, living):
     "How far the blocks are that are being trained: name → loading, first, second or finished."
     def phase(name):
         if (results / f"{name}.parquet").exists(): return "finished"
-        return next((stage for stage in ("second", "first") if [*results.glob(f"checkpoints/{name}/*/{stage}")]), "loading")
-    return {name: phase(name) for name in {words[-1] for role, process, words in living if role == "papermill"}}
+        return next((stage for stage in ("second", "first")
+                     if [*results.glob(f"checkpoints/{name}/*/{stage}")]), "loading")
+    names = {words[-1] for role, process, words in living if role == "papermill"}
+    return {name: phase(name) for name in names}
 
 def strike(folder, results, rng):
     "Kill one process, or all of them; what was killed, and when; nothing if nothing lives."
@@ -139,7 +152,7 @@ def disturbed(start, folder, results, rng, kills):
     killed, disturbed_by, batch = [], [], start(BATCH, results)
     while batch.poll() != 0:
         if batch.poll() is not None:
-            assert disturbed_by, f"a batch that nothing disturbed failed: {(folder / 'log.txt').read_text()[-2000:]}"
+            assert disturbed_by, f"an undisturbed batch failed: {(folder / 'log.txt').read_text()[-2000:]}"
             time.sleep(1)
             disturbed_by = alive(folder)  # what outlives a killed batch keeps its folder for a while
             batch = start(BATCH, results)
@@ -159,7 +172,8 @@ def check(results, reference):
         ours, plain = (pd.read_parquet(folder / f"{block.name}.parquet") for folder in (results, reference))
         keys = ["method", "seed", "metric", "epoch"]
         assert not ours.duplicated(keys).any() and ours[keys].equals(plain[keys])
-        timeless = [rows[~rows.metric.str.contains("seconds")].drop(columns=["seconds", "commit", "dirty"]) for rows in (ours, plain)]
+        timeless = [rows[~rows.metric.str.contains("seconds")].drop(columns=["seconds", "commit", "dirty"])
+                    for rows in (ours, plain)]
         pd.testing.assert_frame_equal(*timeless, check_exact=True)
     assert not [path for path in results.rglob(".*.part") if "plan.json" not in path.name]
     assert not list((results / "checkpoints").glob("*"))
@@ -179,9 +193,10 @@ def test_killed_batches_give_the_numbers_of_an_undisturbed_one(tmp_path, start, 
         kills, batches = kills + found, batches + 1
 
 def test_a_result_outlives_the_kernel_that_wrote_it(tmp_path, start):
-    "Killed just after its result was written: the block is finished, nothing is trained again, and its checkpoints go."
+    "Killed just after its result was written: the block is finished, and its checkpoints go."
     (tmp_path / STARTUP).write_text(KILLED_AT_THE_END)
     (tmp_path / "blocks.json").write_text(json.dumps([parameters(BLOCKS[0], "cpu", "")]))
     assert start(BATCH, tmp_path / "results").wait() == 0
     assert (tmp_path / "written.txt").read_text() == f"{BLOCKS[0].name}.parquet\n"
-    assert list((tmp_path / "results").glob("*.parquet")) and not list((tmp_path / "results" / "checkpoints").glob("*"))
+    assert list((tmp_path / "results").glob("*.parquet"))
+    assert not list((tmp_path / "results" / "checkpoints").glob("*"))

@@ -1,4 +1,4 @@
-"""How long blocks take on a machine: from what was recorded there, else from the arithmetic of their networks.
+"""How long blocks take on a machine: from what was recorded there, else from their networks' arithmetic.
 
 An epoch passes each training image forwards and backwards, about three times the work of a forward pass,
 and each test image forwards; divided by that, seconds from runs of different sizes can be compared."""
@@ -22,9 +22,6 @@ from noisy_course.training import Run, generator, run_epochs, unverified_mask, v
 
 # How long it will take
 
-# Every run in a result file says how long it took, and where. An epoch passes each training image forwards
-# and backwards, about three times the work of a forward pass, and each test image forwards; divided by
-# that, seconds from runs of different sizes can be compared.
 # Clothing1M has parts with other numbers of training samples.
 CLOTHES = dict(clean_50k=50_000, real_and_clean_50k=1_050_000, real_then_clean_50k=1_050_000)
 SIZES = dict(mnist=(60_000, 10_000), fashion_mnist=(60_000, 10_000), cifar10=(50_000, 10_000),

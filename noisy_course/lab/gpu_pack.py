@@ -1,44 +1,35 @@
-"""One folder to carry to a machine that has PyTorch and nothing else, one command there, one folder of results to bring back."""
+"""One folder to carry to a machine that has PyTorch and nothing else, one command there, one folder back."""
 import argparse
 import json
 import math
 import re
 import shutil
-import signal
-import struct
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
-from contextlib import suppress
-from ctypes import CDLL
 from email import message_from_bytes
 from hashlib import sha256
 from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-import numpy as np
-import pandas as pd
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from PIL import Image
-from tqdm import tqdm
 
 import noisy_course
 from noisy_course import data
 from noisy_course.basics import atomic_write, require
-from noisy_course.lab import batch
+from noisy_course.lab.batch import interrupt_on_signals, run_blocks
+from noisy_course.lab.carried import pack_data, place_of, unpack_data
 from noisy_course.lab.comparison import published_tables
-from noisy_course.lab.batch import check_workers
 from noisy_course.lab.grid import blocks, plan
 from noisy_course.lab.incoming import import_results
 from noisy_course.lab.job import block_from, check_device, data_of, parameters
-from noisy_course.lab.locks import lock
-from noisy_course.lab.results import WORKFLOW, missing, results_folder, set_aside, sources, tree
 from noisy_course.lab.papers import TABLES
+from noisy_course.lab.results import WORKFLOW, missing, results_folder, sources, tree
 
 
 # What is worth most
@@ -69,93 +60,6 @@ def most_valuable(
             for block in blocks(plan(paper, table, scale, dataset=dataset, model=model))]
     for folder in results: todo = missing(todo, folder)
     return todo
-
-
-# Data to carry
-
-# What a block needs is known by name: its data set, the images that open-set noise brings in, labels that
-# people gave. A data set that is not on this machine cannot be packed.
-def place_of(
-    name: str, # of a data set
-) -> tuple | None: # (layout, folder); none if it is not on this machine
-    "Where a data set lies, and in which layout."
-    layouts = (data.LAYOUTS | data.HUMAN_LAYOUTS).get(name)
-    return data.find(layouts) if layouts else None
-
-
-# Images travel as images. PNG loses nothing, and two neighbouring rows tell it more of each other than they
-# tell gzip: ten thousand images below one another are one picture.
-def sheet(
-    x: torch.Tensor, # images, (N, H, W) or (N, 3, H, W) uint8
-) -> Image.Image: # W wide, N·H high
-    "Images below one another, as one picture."
-    return Image.fromarray((x.permute(0, 2, 3, 1) if x.ndim == 4 else x).flatten(0, 1).contiguous().numpy())
-
-def images_of(
-    picture: Image.Image, # as `sheet` made it
-) -> torch.Tensor: # (N, W, W) or (N, 3, W, W) uint8
-    "The square images in a sheet."
-    x = torch.from_numpy(np.array(picture)).unflatten(0, (-1, picture.width))
-    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-
-
-# Over there the official files are made of them again, to the last bit: `data.load` will compare their
-# published checksums. Fashion-MNIST has the format of MNIST, CIFAR-10 rows of a label and three planes.
-def idx_bytes(
-    x: torch.Tensor, # any shape, uint8
-) -> bytes: # as `data.read_idx` reads it
-    "An array as an IDX file."
-    return struct.pack(f">4B{x.ndim}I", 0, 0, 8, x.ndim, *x.shape) + x.numpy().tobytes()
-
-def _idx_files(train_x, train_y, test_x, test_y):
-    return {f"FashionMNIST/raw/{name}": idx_bytes(x.byte())
-            for name, x in zip(data.IDX_FILES, (train_x, train_y, test_x, test_y))}
-
-def _bin_files(train_x, train_y, test_x, test_y):
-    train, test = (torch.cat([y[:, None].byte(), x.flatten(1)], 1)
-                   for x, y in ((train_x, train_y), (test_x, test_y)))
-    return {f"cifar-10-batches-bin/{name}.bin": rows.numpy().tobytes()
-            for name, rows in zip(data.CIFAR10_FILES, (*train.chunk(5), test))}
-
-OFFICIAL = dict(fashion_mnist=_idx_files, cifar10=_bin_files)
-
-
-# Everything else travels as the files that it is. MNIST is part of the course.
-def pack_data(
-    name: str, # of a data set that is on this machine
-    folder: Path, # to write to
-) -> None:
-    "Write a data set as it travels: sheets of images with labels, or its files."
-    layout, root = place_of(name)
-    if name in OFFICIAL: return _pack_images(data.load(name, download=False), folder)
-    for file, checksum in layout.files.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(data.verify_checksum(root / file, checksum))
-
-def _pack_images(dataset, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, x, y in (("train", dataset.train_x, dataset.train_y),
-                        ("test", dataset.test_x, dataset.test_y)):
-        np.save(folder / f"{split}.npy", y.byte().numpy())
-        for i, some in enumerate(x.split(10_000)): sheet(some).save(folder / f"{split}-{i}.png")
-
-
-# And on the other side:
-def unpack_data(
-    name: str, # of a data set
-    folder: Path, # as `pack_data` wrote it
-    to: Path, # data folder
-) -> None:
-    "Make the files that `data.load` looks for."
-    if name not in OFFICIAL: return shutil.copytree(folder, to, dirs_exist_ok=True)
-    sides = [_unpacked(folder, split) for split in ("train", "test")]
-    for file, raw in OFFICIAL[name](*sides[0], *sides[1]).items():
-        with atomic_write(to / file) as part: part.write_bytes(raw)
-
-def _unpacked(folder, split):
-    pictures = sorted(folder.glob(f"{split}-*.png"))
-    return (torch.cat([images_of(Image.open(picture)) for picture in pictures]),
-            torch.from_numpy(np.load(folder / f"{split}.npy")))
 
 
 # Wheels
@@ -259,7 +163,7 @@ def copy_course(
 def write_pack(
     folder: str | Path, # of the pack
     todo: list, # of Block, the most valuable first
-    minutes: float = 30., # that its command takes, if it is not told otherwise
+    minutes: float = 30., # that its command takes, unless it is given others
     python: str | None = None, # of the other machine, e.g. "3.12"; none: it has all packages that are needed
     machine: str = "x86_64", # its processor, or "aarch64"
     megabytes: float = 59., # of a part, at most
@@ -276,8 +180,8 @@ def write_pack(
         groups = {group.name: cut(group, folder / "parts", megabytes)
                   for group in sorted(Path(staged).iterdir())}
     made_for = dict(python=python, machine=machine) if python else {}
-    _tell(folder, kept, dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups) | made_for
-          | tree())
+    needed = dict(minutes=minutes, torch=_least_torch(), needs=needs(), groups=groups)
+    _describe(folder, kept, needed | made_for | tree())
     size = lambda parts: round(sum((folder / "parts" / name).stat().st_size for name in parts) / 1e6, 1)
     left_out = {name: sum(name in data_of(block) for block in todo) for name in sorted(absent)}
     return dict(blocks=len(kept), left_out=left_out,
@@ -300,7 +204,7 @@ def _stage(staged, kept, python, machine):
         if place_of(name)[1] != data.ASSETS: pack_data(name, staged / name)
     if python: download_wheels(staged / "wheels", python, machine)
 
-def _tell(folder, kept, pack):
+def _describe(folder, kept, pack):
     shutil.copy(SCRIPT, folder / "run.py")
     planned = {block.name: parameters(block, "", "") for block in kept}
     (folder / "plan.json").write_text(json.dumps(planned, indent=1))
@@ -309,88 +213,6 @@ def _tell(folder, kept, pack):
 def _least_torch():
     return next(s.version for r in map(Requirement, requires("noisy_course")) if r.name == "torch"
                 for s in r.specifier)
-
-
-# Against the clock
-
-# `run.py` uses nothing but Python's own library: it compares checksums, unpacks, makes an environment
-# around the Python that has PyTorch, and hands over to what follows. Blocks are trained in the plan's
-# order, each in its notebook and its own process. When the time is over, those that still train are
-# interrupted; their checkpoints lie in the results folder, and with that folder the same command goes on,
-# on any machine.
-def run_plan(
-    file: str | Path, # plan.json of a pack
-    results: str | Path, # folder
-    minutes: float, # when to be at the end, counted from now; the last `LAST` seconds are for stopping
-    device: str = "cpu", # where to train
-    workers: int = 1, # blocks at a time
-) -> list: # result files of the plan
-    "Train a plan's missing blocks, the most valuable first, until the time is over."
-    check_workers(workers)
-    results, ends, given = (Path(results).resolve(), time.monotonic() + 60 * minutes - LAST,
-                            json.loads(Path(file).read_text()))
-    planned = [block_from(one, set())[0] for one in given.values()]
-    with lock(results / "locks" / "batch", wait=False):
-        here = {name: one | dict(device=device, results=str(results)) for name, one in given.items()}
-        with atomic_write(results / "plan.json") as part: part.write_text(json.dumps(here, indent=1))
-        with batch._environment(workers, results): _train(planned, results, ends, workers)
-    return [results / f"{block.name}.parquet" for block in planned if not missing([block], results)]
-
-
-def _train(planned, results, ends, workers):
-    todo, running = missing(planned, results), {}
-    set_aside(todo, results)
-    waiting = list(todo)
-    with tqdm(desc=_clock(ends), unit="run-epoch", smoothing=.05,
-              mininterval=1 if sys.stderr.isatty() else 20) as bar:
-        try:
-            while (waiting or running) and time.monotonic() < ends:
-                while waiting and len(running) < workers: _start(waiting.pop(0), results, running, bar, ends)
-                time.sleep(.5)
-                _look(todo, results, running, bar, ends)
-        except KeyboardInterrupt: bar.write("stopping")
-        finally: _stop(running, bar, results)
-
-def _clock(ends): return f"{max(0, ends - time.monotonic()) / 60:.1f} minutes left"
-
-def _look(todo, results, running, bar, ends):
-    done, bar.total = map(sum, zip(*batch._done(todo, results)))
-    bar.set_description(_clock(ends), refresh=False)
-    bar.update(done - bar.n)
-    for name in [name for name, process in running.items() if process.poll() is not None]:
-        outcome = ("done" if running.pop(name).returncode == 0
-                   else f"failed, see {results / 'logs' / name}.log")
-        bar.write(f"{_clock(ends)}: {name} {outcome}")
-
-
-# A block's process is started in a session of its own, so that Ctrl-C reaches it once, from here. A
-# notebook is given half a minute to go.
-PRCTL = getattr(CDLL(None), "prctl", None) if sys.platform == "linux" else None
-LAST, TRAIN = (30.,
-               "import sys; from noisy_course.lab.job import execute_planned; execute_planned(*sys.argv[1:])")
-
-def _start(block, results, running, bar, ends):
-    bar.write(f"{_clock(ends)}: {block.name} begins")
-    log = results / "logs" / f"{block.name}.log"
-    log.parent.mkdir(exist_ok=True)
-    with open(log, "w") as said:
-        command = [sys.executable, "-c", TRAIN, str(results / "plan.json"), block.name]
-        running[block.name] = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True,
-                                               preexec_fn=_hearing)
-
-def _hearing():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if PRCTL: PRCTL(1, signal.SIGINT)
-
-def _stop(running, bar, results):
-    for process in running.values(): process.send_signal(signal.SIGINT)
-    until = time.monotonic() + LAST - 5
-    for name, process in running.items():
-        try: process.wait(max(0, until - time.monotonic()))
-        except subprocess.TimeoutExpired: process.kill()
-        kept = list((results / "checkpoints" / name).rglob("*.pt"))
-        told = "the same command goes on from its checkpoint" if kept else "it had no checkpoint yet"
-        with suppress(OSError): bar.write(f"{name} stopped; {told}")
 
 
 # From the command line
@@ -403,74 +225,79 @@ def main(
     parser = argparse.ArgumentParser(prog="python -m noisy_course.lab.gpu_pack",
                                      description="Results from a rented GPU.")
     commands = parser.add_subparsers(dest="command", required=True)
-    add = lambda name, **options: commands.add_parser(name, help=options.pop("help")).add_argument
-    pack, run, back = (add(name, help=text)
-                       for name, text in (("pack", "write a pack"),
-                                          ("run", "train the blocks of an unpacked one"),
-                                          ("import", "add results that came back")))
+    pack = commands.add_parser("pack", help="write a pack").add_argument
     pack("folder", type=Path, help="of the pack")
-    pack("--minutes", type=float, default=30., help="that its command takes, if it is not told otherwise")
+    pack("--minutes", type=float, default=30., help="that its command takes, unless it is given others")
     pack("--scale", default="paper", help="smoke, laptop or paper")
     pack("--python", default=f"3.{sys.version_info.minor}", help="version of the other machine's Python")
     pack("--machine", default="x86_64", help="its processor, or aarch64")
     pack("--megabytes", type=float, default=59., help="of a part, at most")
+    run = commands.add_parser("run", help="train the blocks of an unpacked one").add_argument
     run("plan", type=Path)
     run("--work", type=Path, required=True, help="folder with the unpacked groups")
     run("--results", type=Path, required=True)
     run("--until", type=float, required=True, help="when to end, in seconds since 1970")
     run("--device", default="")
     run("--workers", type=int, default=1)
+    back = commands.add_parser("import", help="add results that came back").add_argument
     back("folder", type=Path, help="that came back")
     back("--to", type=Path, default=_published(), help="folder to add to")
-    given = parser.parse_args(argv)
-    try: dict(pack=_pack, run=_run, **{"import": _import})[given.command](given)
+    options = parser.parse_args(argv)
+    try: dict(pack=_pack, run=_run, **{"import": _import})[options.command](options)
     except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
 
 def _published(): return COURSE / "results" if (COURSE / "results").is_dir() else results_folder()
 
 
 # Each says in a line or two what it did, and what to do next:
-def _check_pack(given):
+def _check_pack(options):
     for name in ("minutes", "megabytes"):
-        require(0 < getattr(given, name) < math.inf, name, "a number above 0", getattr(given, name))
-    python = re.fullmatch(r"3\.(\d+)", given.python)
-    require(python and int(python[1]) >= 10, "python", "a version from 3.10 on, as 3.12", repr(given.python))
-    require(given.machine in ("x86_64", "aarch64"), "machine", "x86_64 or aarch64", repr(given.machine))
+        require(0 < getattr(options, name) < math.inf, name, "a number above 0", getattr(options, name))
+    python = re.fullmatch(r"3\.(\d+)", options.python)
+    require(python and int(python[1]) >= 10, "python", "a version from 3.10 on, as 3.12",
+            repr(options.python))
+    require(options.machine in ("x86_64", "aarch64"), "machine", "x86_64 or aarch64", repr(options.machine))
+    version = tree()
+    require(not version["dirty"] and version["commit"] != "unknown", "tree",
+            "a repository with everything committed",
+            f"commit {version['commit']}{', changed' * version['dirty']}")
 
-
-def _pack(given):
-    _check_pack(given)
-    said = tree()
-    require(not said["dirty"] and said["commit"] != "unknown", "tree",
-            "a repository with everything committed", f"commit {said['commit']}{', changed' * said['dirty']}")
-    todo = most_valuable([COURSE / "results", results_folder()], given.scale)
-    told = write_pack(given.folder, todo, given.minutes, given.python, given.machine, given.megabytes)
-    for name, n in told["left_out"].items():
+def _pack(options):
+    _check_pack(options)
+    todo = most_valuable([COURSE / "results", results_folder()], options.scale)
+    written = write_pack(options.folder, todo, options.minutes, options.python, options.machine,
+                         options.megabytes)
+    for name, n in written["left_out"].items():
         print(f"left out: {n} blocks that need {name}, which is not on this machine")
-    print(f"{given.folder}: {told['blocks']} blocks; megabytes: "
-          f"{', '.join(f'{group} {size:g}' for group, size in told['megabytes'].items())}")
-    print(f"On a machine with PyTorch and Python {given.python}: python run.py --minutes {given.minutes:g}. "
-          "Then bring its folder results back.")
+    print(f"{options.folder}: {written['blocks']} blocks; megabytes: "
+          f"{', '.join(f'{group} {size:g}' for group, size in written['megabytes'].items())}")
+    print(f"On a machine with PyTorch and Python {options.python}: python run.py --minutes "
+          f"{options.minutes:g}. Then bring its folder results back.")
 
-def _run(given):
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if stop == signal.SIGINT or signal.getsignal(stop) != signal.SIG_IGN:
-            signal.signal(stop, signal.default_int_handler)
-    require(math.isfinite(given.until), "until", "seconds since 1970", given.until)
-    if given.device: check_device(given.device)
-    require(given.device or torch.cuda.is_available(), "device",
+
+# On the other machine `run.py`, which uses nothing but Python's own library, compares checksums, unpacks,
+# makes an environment around the Python that has PyTorch, and hands over to `run`, which trains as any
+# batch does, until the time is over. With the results folder the same command goes on, on any machine.
+def _run(options):
+    interrupt_on_signals()
+    require(math.isfinite(options.until), "until", "seconds since 1970", options.until)
+    if options.device: check_device(options.device)
+    require(options.device or torch.cuda.is_available(), "device",
             "a GPU that PyTorch can use (--device cpu trains without one)", "none")
     for name in data.LAYOUTS | data.HUMAN_LAYOUTS:
-        if (given.work / name).is_dir() and not place_of(name):
-            unpack_data(name, given.work / name, given.work / "data")
-    device = given.device or "cuda"
+        if (options.work / name).is_dir() and not place_of(name):
+            unpack_data(name, options.work / name, options.work / "data")
+    device = options.device or "cuda"
     print(f"training on {device}", flush=True)
-    finished = run_plan(given.plan, given.results, (given.until - time.time()) / 60, device, given.workers)
-    print(f"{len(finished)} of {len(json.loads(given.plan.read_text()))} blocks are finished; bring the "
-          f"folder {given.results.name} back")
+    todo = [block_from(one, set())[0] for one in json.loads(options.plan.read_text()).values()]
+    minutes = (options.until - time.time()) / 60
+    try: run_blocks(todo, options.results, device, options.workers, minutes=minutes)
+    except SystemExit as unfinished: print(unfinished)
+    print(f"{len(todo) - len(missing(todo, options.results))} of {len(todo)} blocks are finished; bring the "
+          f"folder {options.results.name} back")
 
-def _import(given):
-    outcome = import_results(given.folder, given.to)
+def _import(options):
+    outcome = import_results(options.folder, options.to)
     print(outcome.to_string(index=False))
     if (outcome.outcome == "refused").any(): raise SystemExit(1)
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -343,12 +344,12 @@ def _execute(given, results):
     papermill.execute_notebook(_literally(NOTEBOOK), _literally(executed), given, **options)
 
 
-# Snakemake calls this with a batch's plan and a block's name:
+# A worker of a batch calls this with the batch's plan and a block's name:
 def execute_planned(
     plan: str | Path, # the batch's plan.json
     name: str, # of the block
 ) -> Path: # the result file
-    "Train one block of a batch's plan; what Snakemake calls."
+    "Train one block of a batch's plan: python -m noisy_course.lab.job PLAN NAME"
     given = json.loads(Path(plan).read_text(encoding="utf-8"))[name]
     block, settings = block_from(given, set())
     return execute_block(block, settings["results"], settings["device"])
@@ -384,3 +385,6 @@ def bring_data(
     for name, kind in sorted({(b.dataset, b.noise) for b in blocks if b.dataset in LOADERS}):
         LOADERS[name](**(dict(part=REAL[kind]) if kind in REAL else {}))
     for name in sorted({b.network or b.model for b in blocks} & set(PRETRAINED)): PRETRAINED[name][0]()
+
+
+if __name__ == "__main__": execute_planned(*sys.argv[1:])
