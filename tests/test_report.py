@@ -327,7 +327,7 @@ def test_every_number_stands_under_its_setting(key, results, tmp_path):
 
 def test_other_pages_say_what_they_should(site):
     all_pages = pages(site)
-    assert "80 of 240 cells, at scale laptop" in all_pages["index.html"]
+    assert "<td>laptop</td><td>80 of 240</td>" in all_pages["index.html"]
     assert "dropout=0.2" in all_pages["patrini2017_table2_differences.html"]
     assert "epoch: the last" in all_pages["patrini2017_table2_differences.html"]
     assert "0123abc" in all_pages["patrini2017_table2_provenance.html"]
@@ -357,7 +357,7 @@ def test_writing_again_changes_nothing(results, tmp_path):
 def test_a_report_of_nothing_and_of_one_scale(tmp_path, results):
     (tmp_path/"empty").mkdir()
     index = write_report(read_results(tmp_path/"empty"), tmp_path/"a")
-    assert "0 of 240 cells" in index.read_text(encoding="utf-8")
+    assert "<td>not run</td><td>0 of 240</td>" in index.read_text(encoding="utf-8")
     results = results.query("dataset == 'imdb' and epoch.isna()")
     index = write_report(pd.concat([results, results.assign(scale="smoke")]), tmp_path/"b", "smoke")
     assert "laptop:" not in pages(index.parent)["patrini2017_table2.html"]
