@@ -293,6 +293,13 @@ def test_an_entry_for_each_heading():
                 '</table>', part="P")
     assert list(entries(page)) == [["a.html#a", "A, P", "A", "One two <"], ["a.html#b", "A, P", "B", "yes"]]
     assert contents(page.body) == [(2, "b", 'B <span class="math">x</span>')]
+    assert contents('<h3 id="c"><a href="/d">D</a></h3><h3>no id</h3>') == [(3, "c", "D")]
+
+def test_links_from_the_root_lead_there_from_any_folder(tmp_path):
+    body = render("[a](/index.html)")
+    write_pages([Page("index.html", "A", body), Page("b/c/d.html", "D", body)], tmp_path)
+    assert '<p><a href="index.html">a</a></p>' in (tmp_path/"index.html").read_text(encoding="utf-8")
+    assert '<p><a href="../../index.html">a</a></p>' in (tmp_path/"b/c/d.html").read_text(encoding="utf-8")
 
 def test_code_folds_and_directives_are_gone(pages):
     page = pages[CHAPTER]

@@ -147,6 +147,16 @@ def which_table(
     "Which table this is, and at which scale."
     return dict(zip(("paper", "table", "scale"), both[["paper", "table", "scale"]].iloc[0]))
 
+def by_table(
+    sides: list, # from `all_sides`
+) -> dict: # (paper, table) → scale → side
+    "Each table at its scales."
+    found = {}
+    for both in sides:
+        paper, table, scale = which_table(both).values()
+        found.setdefault((paper, table), {})[scale] = both
+    return found
+
 def coverage(
     results: pd.DataFrame, # from `read_results`
 ) -> pd.DataFrame: # one row a published table and scale

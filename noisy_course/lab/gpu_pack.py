@@ -68,7 +68,7 @@ def most_valuable(
 # wheels for another Python than its own, but it asks its own Python about conditions such as
 # `python_version == "3.12"`. So what a wheel needs *there* is read from its metadata, until nothing is
 # lacking.
-AT_HOME = ("torch", "torchvision", "snakemake")
+AT_HOME = "torch", "torchvision"
 
 def needs() -> list: # of requirements
     "What training a block needs besides PyTorch, by the package's metadata: its core, and the extra `lab`."

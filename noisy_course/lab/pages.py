@@ -53,8 +53,8 @@ def contents(
     body: str, # HTML
 ) -> list[tuple[int, str, Markup]]: # level, id and title of each heading of the second and third level
     "What a page has, in order."
-    return [(int(m["level"]), m["id"], Markup(m["title"])) for m in HEADING.finditer(body)
-            if m["level"] in "23" and m["id"]]
+    return [(int(m["level"]), m["id"], Markup(re.sub(r"</?a\b[^>]*>", "", m["title"])))
+            for m in HEADING.finditer(str(body)) if m["level"] in "23" and m["id"]]
 
 def words(
     html: str, # of a page
@@ -67,7 +67,7 @@ def entries(
     page: Page, # with headings
 ) -> Iterator[list[str]]: # link, title of the page, heading, text
     "A page as the search knows it, an entry for each heading."
-    for part in re.split(r"(?=<h[1-6][ >])", page.body):
+    for part in re.split(r"(?=<h[1-6][ >])", str(page.body)):
         heading = HEADING.match(part)
         if heading:
             at = page.file + (f"#{heading['id']}" if heading["id"] else "")
@@ -110,7 +110,7 @@ def _whole(pages):
     shell, menus = template("page.html"), _menus(pages)
     for page, before, after in zip(pages, [None, *pages], [*pages[1:], None]):
         root = "../" * page.file.count("/")
-        body = Markup(re.sub(r'\b(href|src)="/', rf'\1="{root}', page.body))
+        body = Markup(re.sub(r'\b(href|src)="/', rf'\1="{root}', str(page.body)))
         yield page.file, shell.render(page=page, root=root, body=body, menus=menus, before=before,
                                       after=after, contents=contents(page.body), scripts=_scripts(page))
 

@@ -10,8 +10,8 @@ from noisy_course import data
 from noisy_course.basics import SETTING, pick, require
 from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
-from noisy_course.lab.comparison import (all_sides, findings, in_place, in_words, published_tables, readable,
-                                         reasons, score, terminal_table, verdict, which_table)
+from noisy_course.lab.comparison import (all_sides, by_table, findings, in_place, in_words, published_tables,
+                                         readable, reasons, score, terminal_table, verdict, which_table)
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
@@ -289,13 +289,11 @@ def overview(
 ) -> dict: # from `section`
     "What of each published table was run, and how close it is."
     frame = pd.DataFrame([which_table(both) | score(both) for both in sides])
-    lines = [f"{named(c.paper)}, {named(c.table)}: {c.cells} of {c.of} cells"
-            + (f", at scale {c.scale}." if c.cells else ".") for c in frame.itertuples()]
     note = ("“Within 2 ±”: ours lies within two of the paper's standard deviations, where the paper prints "
             "one.")
     tables = [(frame, "Coverage: what of each published table was run, at which scale, and how close it is."),
               (_by_block(sides), "The same for each block.")]
-    return section("What has been reproduced", INTRO, *lines, note,
+    return section("What has been reproduced", INTRO, note,
                    tables=[frame_table(pd.DataFrame(map(in_words, f.itertuples())), c) for f, c in tables
                            if len(f)])
 
@@ -327,20 +325,17 @@ def result_pages(
 ) -> Iterator[Page]: # tables, each followed by its figures, curves, matrices, differences, provenance
     "The pages about results, which report and site share."
     grids = {of: published(*of).grid.iloc[0] for of in published_tables()}
+    tables = by_table(sides)
     for paper, table in (of for of, grid in grids.items() if of[1] == grid):
-        results = _in_order(results, paper, table)
-        run = {scale: both for scale, both in _own(sides, paper, table).items() if both.our_n.notna().any()}
+        own = _in_order(pick(results, paper=paper), paper, table)
+        run = {scale: both for scale, both in tables[paper, table].items() if both.our_n.notna().any()}
         parts = [t for (p, t), grid in grids.items() if (p, grid) == (paper, table)]
-        tables = [section for t in parts for section in _table_page(results, paper, t, _own(sides, paper, t))]
-        yield _page(paper, table, named(table), tables)
+        grids_of = [s for t in parts for s in _table_page(own, paper, t, tables[paper, t])]
+        yield _page(paper, table, named(table), grids_of)
         common = [(name, f"{title}, {named(table)}", build) for name, title, build in PAGES]
         for name, title, build in FIGURES.get((paper, table), []) + common:
-            sections = list(build(results, paper, table, run))
+            sections = list(build(own, paper, table, run))
             if sections: yield _page(paper, f"{table}_{name}", title, sections)
-
-def _own(sides, paper, table):
-    return {both.scale.iloc[0]: both for both in sides if tuple(both[["paper", "table"]].iloc[0])
-            == (paper, table)}
 
 def write_report(
     results: pd.DataFrame, # from `read_results`

@@ -25,9 +25,11 @@ from pygments.lexers import get_lexer_by_name
 from noisy_course import data
 from noisy_course.lab import protocols, report
 from noisy_course.lab.cells import block_title, named, published, setting_title
-from noisy_course.lab.chapters import *
-from noisy_course.lab.comparison import (all_sides, findings, markdown_table, papers_table, published_tables,
-                                         which_table)
+from noisy_course.lab.chapters import (Equation, Piece, by_chapter, definitions, drop_ins, equations, errata,
+                                       formula, in_text, ingredients, module, paper_of, pieces, read_chapters,
+                                       slug, taught)
+from noisy_course.lab.comparison import (all_sides, by_table, findings, markdown_table, papers_table,
+                                         published_tables, which_table)
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import FINDINGS, PAPERS, QUOTED, TABLES
 from noisy_course.lab.results import read_results, results_folder
@@ -184,17 +186,6 @@ def _loop(classes):
     calls = [f"{'loss' if c.__name__.endswith('Loss') else 'layer'} = {c.__name__}({_signature(c)})"
              for c in classes]
     return "\n".join(["```python", *imports, "", *calls, "```"])
-
-
-def by_table(
-    sides: list, # from `all_sides`
-) -> dict: # (paper, table) → scale → side
-    "Each table at its scales."
-    found = {}
-    for both in sides:
-        paper, table, scale = which_table(both).values()
-        found.setdefault((paper, table), {})[scale] = both
-    return found
 
 
 # A table has one grid, a row a setting and a column a scale, with the origin of each cell as in the report:
