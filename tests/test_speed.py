@@ -65,6 +65,11 @@ def test_each_small_network_is_measured(monkeypatch):
     assert speed.bench_networks(2).network.tolist() == 2 * list(SMALL)
     assert set(asked) == {("network", 1, name) for name in SMALL}
 
+def test_a_worker_answers_in_json(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "reached_seconds", lambda name, batches: dict(network=name, batches=batches))
+    speed.main(["--worker", "network", "--network", "cnn4", "--batches", "7"])
+    assert json.loads(capsys.readouterr().out) == dict(network="cnn4", batches=7)
+
 @pytest.mark.parametrize("installed, precision, asked",
                          [(None, "fp32", 0), ("1.0", "fp32", 2), ("1.0", "bf16", 0)])
 def test_jax_is_measured_where_it_is_installed(monkeypatch, installed, precision, asked):
