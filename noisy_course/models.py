@@ -187,7 +187,8 @@ def PlainCNN(
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Six convolutions and two dense layers (Wang et al. 2018, and so Zhang & Sabuncu's Table 2)."
     check_sizes(n_classes=n_classes)
-    pairs = [m for a, b in ((3, 64), (64, 128), (128, 196)) for m in [*_convolve(a, b), *_convolve_and_pool(b, b)]]
+    widths = (3, 64), (64, 128), (128, 196)
+    pairs = [m for a, b in widths for m in [*_convolve(a, b), *_convolve_and_pool(b, b)]]
     return nn.Sequential(*pairs, nn.Flatten(), *_dense(196 * 16, 256, activate), nn.Linear(256, n_classes))
 
 def DigitCNN(
@@ -224,7 +225,8 @@ def SmallCNN(
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Two convolutions and three dense layers (Jindal et al. on CIFAR-100, “LC-CNN”; the sizes are ours)."
     check_sizes(n_classes=n_classes)
-    pairs = [m for a, b in ((3, 32), (32, 64)) for m in (nn.Conv2d(a, b, 5, padding=2), nn.MaxPool2d(2), nn.ReLU())]
+    pairs = [m for a, b in ((3, 32), (32, 64))
+             for m in (nn.Conv2d(a, b, 5, padding=2), nn.MaxPool2d(2), nn.ReLU())]
     return nn.Sequential(*pairs, nn.Flatten(), nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, n_classes))
 
 # %% ../nbs/engine/03_models.ipynb #daedf0a4
