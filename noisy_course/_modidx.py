@@ -570,6 +570,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'noisy_course.models._activate': ('engine/models.html#_activate', 'noisy_course/models.py'),
                                      'noisy_course.models._conv': ('engine/models.html#_conv', 'noisy_course/models.py'),
                                      'noisy_course.models._convolve': ('engine/models.html#_convolve', 'noisy_course/models.py'),
+                                     'noisy_course.models._convolve_and_pool': ( 'engine/models.html#_convolve_and_pool',
+                                                                                 'noisy_course/models.py'),
                                      'noisy_course.models._dense': ('engine/models.html#_dense', 'noisy_course/models.py'),
                                      'noisy_course.models._start': ('engine/models.html#_start', 'noisy_course/models.py'),
                                      'noisy_course.models.check_sizes': ('engine/models.html#check_sizes', 'noisy_course/models.py'),

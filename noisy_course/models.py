@@ -179,6 +179,10 @@ def ImageResNet(
 
 # %% ../nbs/engine/03_models.ipynb #7123e0af
 def _convolve(inputs, outputs): return [nn.Conv2d(inputs, outputs, 3, padding=1), _activate(outputs)]
+def _convolve_and_pool(inputs, outputs):
+    convolution, (normalisation, relu) = _convolve(inputs, outputs)
+    return [convolution, nn.Sequential(normalisation), nn.Sequential(nn.MaxPool2d(2), relu)]
+
 def _dense(inputs, outputs, activate):
     return [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs), nn.ReLU()] if activate else [])]
 
@@ -188,8 +192,8 @@ def PlainCNN(
 ) -> nn.Sequential: # images, (batch, 3, 32, 32) → logits, (batch, C)
     "Six convolutions and two dense layers (Wang et al. 2018, and so Zhang & Sabuncu's Table 2)."
     check_sizes(n_classes=n_classes)
-    pairs = [m for a, b in ((3, 64), (64, 128), (128, 196))
-             for m in [*_convolve(a, b), *_convolve(b, b), nn.MaxPool2d(2)]]
+    widths = (3, 64), (64, 128), (128, 196)
+    pairs = [m for a, b in widths for m in [*_convolve(a, b), *_convolve_and_pool(b, b)]]
     return nn.Sequential(*pairs, nn.Flatten(), *_dense(196 * 16, 256, activate), nn.Linear(256, n_classes))
 
 def DigitCNN(
@@ -200,7 +204,7 @@ def DigitCNN(
     "Two convolutions and two dense layers (Wang et al. 2019 on MNIST)."
     check_sizes(n_classes=n_classes, channels=channels, size=size)
     require(size % 4 == 0 and size > 0, "size", "a multiple of 4", size)
-    pairs = [m for a, b in ((channels, 32), (32, 64)) for m in [*_convolve(a, b), nn.MaxPool2d(2)]]
+    pairs = [m for a, b in ((channels, 32), (32, 64)) for m in _convolve_and_pool(a, b)]
     return nn.Sequential(AddChannel(), *pairs, nn.Flatten(), *_dense(4 * size ** 2, 128, True),
                          nn.Linear(128, n_classes))
 
@@ -230,7 +234,7 @@ def SmallCNN(
     "Two convolutions and three dense layers (Jindal et al. on CIFAR-100, “LC-CNN”; the sizes are ours)."
     check_sizes(n_classes=n_classes)
     pairs = [m for a, b in ((3, 32), (32, 64))
-             for m in (nn.Conv2d(a, b, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2))]
+             for m in (nn.Conv2d(a, b, 5, padding=2), nn.MaxPool2d(2), nn.ReLU())]
     return nn.Sequential(*pairs, nn.Flatten(), nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, 256),
                          nn.ReLU(), nn.Linear(256, n_classes))
 

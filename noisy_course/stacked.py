@@ -76,15 +76,16 @@ def __call__(self: StackedModules,
     state = {n: self.transposed(n, p) for n, p in self.parameters.items()} | self.buffers | masks
     call = lambda state, x: functional_call(self.module, state, (x,))
     if self.vmapped: return vmap(call, (0, None if shared else 0))(state, x)
-    return call({n: v.squeeze(0) for n, v in state.items()},
-                channels_last(x if shared else x.squeeze(0)))[None]
+    own = {n: v.squeeze(0) for n, v in state.items()}
+    own |= {n: channels_last(own[n]) for n in self.parameters}
+    return call(own, channels_last(x if shared else x.squeeze(0)))[None]
 
 # %% ../nbs/engine/08_stacked.ipynb #7771ff94
 def channels_last(
     x: Tensor, # any
 ) -> Tensor: # the same values
-    "Images in the memory order that convolutions like best."
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    "Images, or a convolution's weights, in the memory order that convolutions like best."
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 # %% ../nbs/engine/08_stacked.ipynb #d66aca77
 def take(

@@ -280,3 +280,24 @@ def test_a_cpu_seed_gives_the_same_network_on_a_gpu(name):
 def test_grey_images_need_no_channel(make):
     model, x = make().eval(), torch.rand(2, 28, 28, generator=seeded())
     assert torch.equal(model(x), model(x[:, None])) and model(x).shape == (2, 10)
+
+
+def relu_first(network):
+    "The same network, whose ReLU comes before the pooling, as in the papers."
+    for k, (normalised, pooled) in enumerate(zip(list(network), list(network[1:]))):
+        if isinstance(pooled, nn.Sequential) and isinstance(pooled[0], nn.MaxPool2d):
+            network[k], network[k + 1] = nn.Sequential(*normalised, nn.ReLU()), pooled[0]
+        elif isinstance(normalised, nn.MaxPool2d): network[k], network[k + 1] = pooled, normalised
+    return network
+
+@pytest.mark.parametrize("name, shape, pools", [
+    ("cnn4", (28, 28), 2), ("cnn8", (3, 32, 32), 3), ("lc_cnn", (3, 32, 32), 2)])
+def test_relu_behind_the_pooling_changes_nothing(name, shape, pools):
+    x, found = torch.randn(4, *shape, generator=seeded()), []
+    for order in (nn.Identity(), relu_first):
+        network = order(initialise(MODELS[name](10), seeded()))
+        network(x).logsumexp(-1).sum().backward()
+        found.append({n: p.grad for n, p in network.named_parameters()})
+    assert found[0].keys() == found[1].keys()
+    for n in found[0]: assert torch.equal(found[0][n], found[1][n])
+    assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == pools

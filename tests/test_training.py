@@ -241,6 +241,15 @@ def test_convolutions_one_at_a_time():
     for i, one in enumerate(runs): assert_same(together, i, fit([one], recipe, conv), 0)
     assert together.module(0)[0][1].num_batches_tracked > 0
 
+def test_a_convolution_has_its_memory_order():
+    "Of a grey image too, whose one channel has no order: images and weights, and so what comes out."
+    stack = StackedModules([conv(generator(0, "network"))], vmapped=False)
+    seen, first = {}, stack.module[0]
+    first.register_forward_hook(lambda layer, given, out: seen.update(image=given[0], weight=layer.weight, out=out))
+    stack(torch.rand(1, 2, 1, 4, 4))
+    for x in seen.values(): assert x.stride() == x.clone(memory_format=torch.channels_last).stride()
+    assert stack.parameters["0.weight"].is_contiguous()
+
 def test_the_schedule_sets_the_learning_rate():
     still = replace(RECIPE, optimizer=SGD, schedule=lambda epoch: float(epoch < 2))
     two, three = (fit([run("cross_entropy")], replace(still, epochs=n)) for n in (2, 3))

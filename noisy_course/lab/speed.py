@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from noisy_course import data, noise
 from noisy_course.basics import atomic_write, require
 from noisy_course.distributed import check_there
-from noisy_course.lab.forecast import arithmetic
+from noisy_course.lab.forecast import SHAPES, arithmetic
 from noisy_course.lab.results import provenance
 from noisy_course.lab.papers.jindal2019 import NINE
 from noisy_course.lab.papers.patrini2017 import TEN
@@ -29,6 +30,7 @@ from noisy_course.lab.papers.zhang2018 import SIX
 from noisy_course.lab.protocols import METHODS
 from noisy_course.models import MLP, MODELS, initialise
 from noisy_course.method import Recipe, Run, generator
+from noisy_course.stacked import channels_last
 from noisy_course.trainer import Trainer
 
 
@@ -56,13 +58,19 @@ def _plain_step(network, optimizer, x, y):
 def _wait(device):
     if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
 
+# Where one thread computes we count its processor's time, which others on the machine disturb less.
+def _clock(device="cpu"):
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
 def _timed(steps, n, device="cpu"):
     for _ in range(3): next(steps)
     _wait(device)
-    start = time.perf_counter()
+    clock = _clock(device)
+    start = clock()
     for _ in range(n): next(steps)
     _wait(device)
-    return (time.perf_counter() - start) / n
+    return (clock() - start) / n
 
 
 # The side of the engine
@@ -70,11 +78,12 @@ def _timed(steps, n, device="cpu"):
 # As many runs as asked for, spread over the methods of a paper: the ten of Patrini et al., the six of Zhang
 # & Sabuncu, the seven of Wang et al., the nine of Jindal et al., or those that Tanaka et al. compare
 # (methods that estimate T are given it, since only their second network differs from cross-entropy; of
-# joint optimization it is the first step, where labels change). Each run has its own labels, order and
+# joint optimization it is the first step, where labels change), and cross-entropy alone, which is what the
+# plain loop and JAX train. Each run has its own labels, order and
 # dropout masks. Only training is counted here, and an epoch is 60,000 samples on both sides although a run
 # holds a tenth back; what scoring adds is measured beside it.
 LOSSES = {"patrini2017": TEN, "zhang2018": SIX, "wang2019": SEVEN, "jindal2019": NINE,
-          "tanaka2018": ("cross_entropy", "forward", "joint_labels")}
+          "tanaka2018": ("cross_entropy", "forward", "joint_labels"), "cross_entropy": ("cross_entropy",)}
 
 def trainer(
     dataset: data.Dataset, # to train on
@@ -98,9 +107,10 @@ def trainer_seconds(
     order = trainer.orders().split(trainer.recipe.batch_size, dim=1)
     steps = zip(order, trainer.masks(len(order)))
     training = _timed((trainer.step(*step) for step in steps), batches) * n / trainer.recipe.batch_size
-    start = time.perf_counter()
+    clock = _clock()
+    start = clock()
     trainer.evaluate()
-    return dict(training=training / R, evaluation=(time.perf_counter() - start) / R,
+    return dict(training=training / R, evaluation=(clock() - start) / R,
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
@@ -135,6 +145,61 @@ def operations(
     return sum(2 * batch_size * a * b * (3 if k else 2) for k, (a, b) in enumerate(zip(widths, widths[1:])))
 
 
+# JAX
+
+# The strongest public alternative for many small networks: one step of one run, `vmap` over the runs, `scan`
+# over the batches, `jit` over all of it. Every run has its own labels, order and dropout masks, whose bytes
+# come from the quicker of JAX's generators. JAX is no dependency: where it is missing, it is not measured.
+JAX_ALONE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" # as XLA_FLAGS: one thread
+
+def jax_version() -> str | None: # none where it is not installed
+    "Which JAX is there to be measured."
+    try: return version("jax")
+    except PackageNotFoundError: return None
+
+def _jax_losses(weights, x, y, bits):
+    import jax
+    for k, (w, b) in enumerate(weights):
+        x = x @ w + b
+        if k < 2: x = jax.nn.relu(x) * jax.numpy.where(bits[k] >= 128, 2., 0.)
+    return -jax.numpy.take_along_axis(jax.nn.log_softmax(x), y[:, None], -1).mean()
+
+def jax_epoch(
+    x: "jax.Array", # (N, 784), which all runs share
+): # state, labels (R, N), rows (R, steps, B) → state and losses (R, steps)
+    "Several steps of every run, as one compiled function."
+    import jax
+    def step(labels, state, rows):
+        "One step of one run: dropout, cross-entropy and AdaGrad."
+        weights, sums, key = state
+        key, own = jax.random.split(key)
+        bits = jax.random.bits(own, (2, len(rows), 128), jax.numpy.uint8)
+        loss, g = jax.value_and_grad(_jax_losses)(weights, x[rows], labels[rows], bits)
+        sums = jax.tree.map(lambda s, g: s + g * g, sums, g)
+        move = lambda w, g, s: w - .01 * g / (jax.numpy.sqrt(s) + 1e-6)
+        return (jax.tree.map(move, weights, g, sums), sums, key), loss
+    return jax.jit(jax.vmap(lambda state, labels, rows: jax.lax.scan(partial(step, labels), state, rows)),
+                   donate_argnums=0)
+
+def jax_seconds(
+    trainer: Trainer, # whose weights, labels and orders JAX is given
+    batches: int, # how many to time
+) -> float: # seconds of a run-epoch of 60,000 samples
+    "Time of an epoch of one of the runs that JAX trains together."
+    import jax
+    given = lambda t: jax.numpy.asarray(t.detach().numpy())
+    R, B, p = len(trainer.runs), trainer.recipe.batch_size, trainer.network.parameters
+    weights = [(given(p[f"{k}.weight"]), given(p[f"{k}.bias"])) for k in (1, 4, 7)]
+    zeros = jax.tree.map(jax.numpy.zeros_like, weights)
+    state = weights, zeros, jax.random.split(jax.random.key(0, impl="rbg"), R)
+    rows = given(trainer.orders()[:, :batches * B].int()).reshape(R, batches, B)
+    epoch, labels = jax_epoch(given(trainer.normalised.flatten(1))), given(trainer.labels.int())
+    state, losses = jax.block_until_ready(epoch(state, labels, rows))
+    start = time.process_time()
+    jax.block_until_ready(epoch(state, labels, rows))
+    return (time.process_time() - start) / batches * 60_000 / B / R
+
+
 # All in turn
 
 # A machine's speed drifts, so the sides take turns, each in fresh processes, and we quote the median of the
@@ -144,7 +209,7 @@ def _worker(kind, threads, **options):
     command = [sys.executable, "-m", "noisy_course.lab.speed", "--worker", kind,
                *(f"--{k}={v}" for k, v in options.items())]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
-                            env=os.environ | dict(OMP_NUM_THREADS=str(threads)))
+                            env=os.environ | dict(OMP_NUM_THREADS=str(threads), XLA_FLAGS=JAX_ALONE))
 
 def _answers(*workers):
     texts = [worker.communicate()[0] for worker in workers]
@@ -169,8 +234,11 @@ def bench(
         floor = (statistics.mean(_answers(*[_worker("products", 1, runs=n_runs, precision=precision)
                                             for _ in range(workers)])) / workers)
         training = statistics.mean(o["training"] for o in ours) / workers
-        rows.append(dict(plain=plain, plain_threads=threaded, engine=training, products=floor,
+        jax = (statistics.mean(_answers(*[_worker("jax", 1, runs=n_runs) for _ in range(workers)])) / workers
+               if jax_version() and precision == "fp32" else float("nan"))
+        rows.append(dict(plain=plain, plain_threads=threaded, engine=training, products=floor, jax=jax,
                          ratio=plain / training, ratio_threads=threaded / training,
+                         ratio_jax=jax / training, reached=floor / training,
                          evaluation=statistics.mean(o["evaluation"] / o["training"] for o in ours),
                          memory=max(o["memory"] for o in ours)))
     return pd.DataFrame(rows).assign(paper=paper, precision=precision, compiled=compiled, workers=workers,
@@ -185,15 +253,60 @@ def write_bench(
     path: str | Path, # a JSON file
 ) -> pd.DataFrame: # what the file has now
     "Write a benchmark's medians and the machine's description; what the file has of other settings stays."
-    said, medians = (provenance(), rounds.groupby(SETTINGS,
-        sort=False).median(numeric_only=True).round(4).reset_index())
-    medians["rounds"] = rounds.groupby(SETTINGS, sort=False).size().values
-    before = json.loads(Path(path).read_text()) if Path(path).exists() else dict(medians=[])
-    known = pd.DataFrame([dict(commit=before["commit"]) | row for row in before["medians"]])
-    merged = pd.concat([known, medians.assign(commit=said["commit"])]).drop_duplicates(SETTINGS, keep="last")
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(dict(medians=merged.to_dict("records"), **said), indent=1) + "\n")
+    return _write(rounds, SETTINGS, "medians", path)
+
+def write_networks(
+    rounds: pd.DataFrame, # from `bench_networks`
+    path: str | Path, # a JSON file
+) -> pd.DataFrame: # what the file has now
+    "The same for networks with convolutions."
+    return _write(rounds, ["network", "precision"], "networks", path)
+
+def _write(rounds, settings, part, path):
+    said, groups = provenance(), rounds.groupby(settings, sort=False)
+    medians = groups.median(numeric_only=True).round(4).reset_index().assign(rounds=groups.size().values)
+    before = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+    known = pd.DataFrame([dict(commit=before["commit"]) | row for row in before.get(part, [])])
+    merged = pd.concat([known, medians.assign(commit=said["commit"])]).drop_duplicates(settings, keep="last")
+    rows = [{k: v for k, v in row.items() if v == v} for row in merged.to_dict("records")]
+    with atomic_write(path) as file:
+        file.write_text(json.dumps(before | {part: rows} | said | dict(jax=jax_version()), indent=1) + "\n")
     return merged
+
+
+# Networks with convolutions
+
+# These train one at a time. Their floor is what convolutions and dense layers take alone: outputs, gradients
+# of weights, and, but for the first, gradients of inputs, with images and weights in the memory order that
+# convolutions like best.
+SMALL = {"cnn4": "mnist", "lenet": "mnist", "quick": "cifar10", "lc_cnn": "cifar10", "resnet14": "cifar10"}
+
+def convolution_steps(
+    network: nn.Module, # any
+    x: torch.Tensor, # a batch of normalised images
+): # a step at a time, without end
+    "A network's convolutions and dense layers, forwards and backwards, with nothing around them."
+    seen, layers = [], [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    note = lambda layer, given, out: seen.append((layer, *(channels_last(t.detach()) for t in (*given, out))))
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    network(x)
+    for handle in handles: handle.remove()
+    network.to(memory_format=torch.channels_last)
+    for _, given, _ in seen[1:]: given.requires_grad_()
+    while True:
+        for layer, given, out in seen:
+            wanted = [t for t in (*layer.parameters(), given) if t.requires_grad]
+            torch.autograd.grad(layer(given), wanted, out)
+        yield
+
+def bench_networks(
+    rounds: int = 5, # how often the sides take turns
+    batches: int = 10, # of 128 images, to time on each side
+) -> pd.DataFrame: # one row a round and network
+    "What the processor's convolutions allow for each small network, and how much of it the engine reaches."
+    rows = [_answers(_worker("network", 1, network=name, batches=batches))[0]
+            for _ in tqdm(range(rounds), desc="networks") for name in SMALL]
+    return pd.DataFrame(rows)
 
 
 # On a GPU
@@ -217,13 +330,14 @@ def peak_rate(
 
 # Speed does not depend on what images show, so theirs are random pixels. Both sides are endless series of
 # steps:
-def coloured_noise(
+def random_images(
     n: int, # images
-) -> data.Dataset: # of CIFAR-10's shape
+    dataset: str = "cifar10", # whose shape they have
+) -> data.Dataset: # of ten classes
     "Images of random pixels: speed does not depend on what they show."
-    x, y = (torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images")),
-            torch.arange(n) % 10)
-    return data.Dataset("cifar10", x, y, x[:1000], y[:1000], tuple("0123456789"))
+    x = torch.randint(256, (n, *SHAPES[dataset][0]), dtype=torch.uint8, generator=generator(0, "images"))
+    y = torch.arange(n) % 10
+    return data.Dataset(dataset, x, y, x[:1000], y[:1000], tuple("0123456789"))
 
 def engine_steps(
     trainer: Trainer, # ready to train
@@ -249,25 +363,37 @@ def plain_steps(
                               y.to(device, non_blocking=True))
 
 
-# One network on images of CIFAR-10's shape:
+# One network; of a data set only the shape counts, and an epoch is 50,000 images:
 def network_seconds(
-    name: str, # of a network for CIFAR-10, a key of `MODELS`
+    name: str, # of a network, a key of `MODELS`
     device: str = "cpu", # to train on
     precision: str = "bf16", # of the engine; the plain loop has PyTorch's defaults
     batches: int = 50, # how many to time on each side
     peak: float = float("nan"), # from `peak_rate`
-) -> dict: # seconds of an epoch of 50,000 images, and the share of the peak
+) -> dict: # seconds of an epoch, and the share of the peak
     "The engine beside the plain loop, one run of one network."
-    dataset, steps = coloured_noise(128 * (batches + 10)), 50_000 / 128
+    shape, steps = SMALL.get(name, "cifar10"), 50_000 / 128
+    dataset, build = random_images(128 * (batches + 10), shape), lambda g: initialise(MODELS[name](10), g)
     recipe = Recipe(optimizer=partial(torch.optim.SGD, lr=.01, momentum=.9), precision=precision,
                     runs_at_once=1)
-    one = Trainer(dataset.to(device), [Run(METHODS["cross_entropy"], dataset.train_y)],
-                  lambda g: initialise(MODELS[name](10), g), recipe)
+    one = Trainer(dataset.to(device), [Run(METHODS["cross_entropy"], dataset.train_y)], build, recipe)
     ours = steps * _timed(engine_steps(one), batches, device)
-    plain = (steps * _timed(plain_steps(initialise(MODELS[name](10), generator(0, "network")).to(device),
-                                        dataset, device), batches, device))
+    plain = steps * _timed(plain_steps(build(generator(0, "network")).to(device), dataset, device), batches,
+                           device)
     return dict(network=name, precision=precision, engine=ours, plain=plain, ratio=plain / ours,
-                share=3 * 50_000 * arithmetic("cifar10", name) / ours / peak)
+                share=3 * 50_000 * arithmetic(shape, name) / ours / peak)
+
+def reached_seconds(
+    name: str, # of a network, a key of `SMALL`
+    batches: int, # how many to time on each side
+) -> dict: # seconds of an epoch, and the share of what convolutions allow
+    "The engine beside its convolutions alone, and beside the plain loop."
+    network, images = initialise(MODELS[name](10), generator(0, "network")), random_images(128, SMALL[name])
+    alone = convolution_steps(network, images.normalise(images.train_x))
+    floor = 50_000 / 128 * _timed(alone, batches)
+    row = network_seconds(name, precision="fp32", batches=batches) | dict(convolutions=floor)
+    del row["share"]
+    return row | dict(reached=floor / row["engine"], samples_a_second=50_000 / row["engine"])
 
 
 # And a trainer of two hundred runs on digits:
@@ -318,12 +444,13 @@ def main(
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--device", default=data.setting("device", "cpu"),
                         help="cpu, or a GPU: its networks are measured, and written to results/bench_gpu.json")
-    for name, default in (("worker", ""), ("precision", "fp32"), ("paper", "patrini2017")):
+    words = dict(worker="", precision="fp32", paper="patrini2017", network="")
+    for name, default in words.items():
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
     for name, default in (("runs", 20), ("compiled", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
-    if given.worker: return _answer(given)
+    if given.worker: return print(json.dumps(_measured(given)))
     try: check_there(given.device)
     except ValueError as error: raise SystemExit(str(error)) from None
     if given.device != "cpu": return print(bench_gpu(given.device).round(3).to_string(index=False))
@@ -332,17 +459,19 @@ def main(
     settings = [dict(), dict(n_runs=40), dict(precision="bf16"), *others]
     settings = [setting for setting in settings if setting.get("paper", "patrini2017") in given.papers]
     if given.compile: settings += [dict(compiled=True), dict(precision="bf16", compiled=True)]
+    if not jax_version(): print("JAX is not installed and so not measured: pip install jax")
     medians = write_bench(pd.concat([bench(given.rounds, **setting) for setting in settings]), given.file)
     print(medians.to_string(index=False))
+    print(write_networks(bench_networks(given.rounds), given.file).to_string(index=False))
 
-def _answer(given):
+def _measured(given):
+    if given.worker == "network": return reached_seconds(given.network, given.batches)
+    if given.worker == "products": return product_seconds(given.runs, given.batches, given.precision)
     mnist = data.load("mnist")
-    if given.worker == "plain": print(json.dumps(plain_seconds(mnist, 3 * given.batches)))
-    elif given.worker == "products":
-        print(json.dumps(product_seconds(given.runs, given.batches, given.precision)))
-    else:
-        print(json.dumps(trainer_seconds(trainer(mnist, given.runs, given.paper, precision=given.precision,
-            compiled=bool(given.compiled)), given.batches)))
+    if given.worker == "plain": return plain_seconds(mnist, 3 * given.batches)
+    if given.worker == "jax": return jax_seconds(trainer(mnist, given.runs, "cross_entropy"), given.batches)
+    options = dict(precision=given.precision, compiled=bool(given.compiled))
+    return trainer_seconds(trainer(mnist, given.runs, given.paper, **options), given.batches)
 
 
 if __name__ == "__main__": main()
