@@ -245,7 +245,8 @@ def test_a_convolution_has_its_memory_order():
     "Of a grey image too, whose one channel has no order: images and weights, and so what comes out."
     stack = StackedModules([conv(generator(0, "network"))], vmapped=False)
     seen, first = {}, stack.module[0]
-    first.register_forward_hook(lambda layer, given, out: seen.update(image=given[0], weight=layer.weight, out=out))
+    first.register_forward_hook(lambda layer, inputs, out: seen.update(image=inputs[0], weight=layer.weight,
+                                                                       out=out))
     stack(torch.rand(1, 2, 1, 4, 4))
     for x in seen.values(): assert x.stride() == x.clone(memory_format=torch.channels_last).stride()
     assert stack.parameters["0.weight"].is_contiguous()
