@@ -7,13 +7,13 @@ Modules:
 - `noisy_course.lab.cells`: The cells of published tables, ours beside them, and Welch's test of their difference.
 - `noisy_course.lab.forecast`: How long blocks take on a machine: from what was recorded there, else from their networks' arithmetic.
 - `noisy_course.lab.grid`: Which runs a table asks for, and which of them train together: plans, blocks and their names.
-- `noisy_course.lab.identity`: What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
+- `noisy_course.lab.identity`: What a result is the result of: setting and recipe, methods and hyper-parameters, versions of the code.
 - `noisy_course.lab.job`: One block of runs: its data, noise and networks, how it is trained, and the notebook that trains it.
 - `noisy_course.lab.locks`: Locks and places that the operating system gives back when their holder ends, however it ends.
 - `noisy_course.lab.pictures`: A picture beside every plotly figure, for pages without scripts: python -m noisy_course.lab.pictures FILE…
-- `noisy_course.lab.protocols`: The words in which a paper is written down: parts, grids, scales, methods with their hyper-parameters, and the paper itself.
+- `noisy_course.lab.protocols`: The words in which a paper is written down: parts, grids, scales, methods, and the paper itself.
 - `noisy_course.lab.results`: Result files: where their numbers come from, how they are written, read and checked, and which are missing.
-- `noisy_course.lab.tidy`: Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [NOTEBOOK…]"""
+- `noisy_course.lab.tidy`: Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [FILE…]"""
 
 from importlib import import_module
 

@@ -24,7 +24,7 @@ def mean_absolute_error(
     logits: Tensor, # any real numbers, (..., C)
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
 ) -> Tensor: # the loss, in [0, 2]; one a sample, (...)
-    "Mean absolute error of the softmax, 2 − 2p (Zhang & Sabuncu, Eq. 4); a soft label is a mixture of hard ones."
+    "Mean absolute error of the softmax, 2 − 2p (Zhang & Sabuncu, Eq. 4); a soft label mixes hard ones."
     return 2 - 2 * (soft_labels(logits, target) * logits.softmax(-1)).sum(-1)
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #137b2bfb
@@ -78,7 +78,7 @@ def weighted_gce(
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     q: float = .7, # near 0 cross-entropy, 1 half the mean absolute error
     k: float = .5, # a label believed no more than this is not worth its loss
-    weight: Tensor | None = None, # in [0, 1] for each sample, (...); none: the truncated loss, as in validation
+    weight: Tensor | None = None, # in [0, 1] for each sample, (...); none: truncated loss, as in validation
 ) -> Tensor: # one a sample, which may be negative, (...)
     "What Algorithm 1 minimises over the network: w · (L_q − L_q(k)) (Zhang & Sabuncu, Eq. 13)."
     if weight is None: return truncated_gce.each(logits, target, q, k)
@@ -120,8 +120,8 @@ def pruned(
     check_count(every, "every", 0)
     everything = lambda run, C: dict(weight=torch.ones(len(run.labels)))
     values = dict(start=start, every=every, q=q, k=k)
-    return Method("truncated_gce", weighted_gce, sample_state=everything, on_epoch_end=prune, hyperparameters=values,
-                  title="GCE, truncated")
+    return Method("truncated_gce", weighted_gce, sample_state=everything, on_epoch_end=prune,
+                  hyperparameters=values, title="GCE, truncated")
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #2b65e527
 class MeanAbsoluteErrorLoss(LossModule):
@@ -155,7 +155,8 @@ class TruncatedGCELoss(LossModule):
 # %% ../nbs/11_generalized_cross_entropy.ipynb #d6109d56
 METHODS = {m.name: m for m in [
     Method("mean_absolute_error", mean_absolute_error, title="MAE"),
-    Method("generalized_cross_entropy", generalized_cross_entropy, hyperparameters=dict(q=.7), title="GCE"), pruned()]}
+    Method("generalized_cross_entropy", generalized_cross_entropy, hyperparameters=dict(q=.7), title="GCE"),
+    pruned()]}
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #a7969830
 def beliefs(

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .basics import check_count, check_number, kind, require, tolerance, total
-from .losses import LossModule, check_logits, check_values, cross_entropy, loss_function, prepared, reduce, soft_labels
+from .losses import (LossModule, check_logits, check_values, cross_entropy, loss_function,
+                                 prepared, reduce, soft_labels)
 from .noise import check_labels
 from .method import Method, TrainingState
 
@@ -51,8 +52,10 @@ def check_probabilities(
     "Raise a ValueError unless these are rows of probabilities."
     floats = isinstance(p, Tensor) and p.is_floating_point() and p.ndim == ndim and len(p) > 0
     if not floats: require(False, argument, f"probabilities with {ndim} dimensions, classes last", kind(p))
-    rows = lambda: bool((p >= -1e-6).all()) and bool(((total(p) - 1).abs() < max(1e-2, tolerance(p.dtype))).all())
-    check_values(lambda: require(rows(), argument, "rows of probabilities that sum to 1", f"sums from {total(p).min():.3g} to {total(p).max():.3g}"))
+    rows = lambda: (bool((p >= -1e-6).all())
+                    and bool(((total(p) - 1).abs() < max(1e-2, tolerance(p.dtype))).all()))
+    check_values(lambda: require(rows(), argument, "rows of probabilities that sum to 1",
+                                 f"sums from {total(p).min():.3g} to {total(p).max():.3g}"))
 
 def update_hard(
     labels: Tensor, # the present ones, (N,)
@@ -63,7 +66,8 @@ def update_hard(
     check_count(top, "top", 0)
     check_probabilities(probabilities, "probabilities", 2)
     check_labels(labels, probabilities.shape[1])
-    if labels.shape != probabilities.shape[:1]: require(False, "labels", f"shape ({len(probabilities)},)", kind(labels))
+    if labels.shape != probabilities.shape[:1]:
+        require(False, "labels", f"shape ({len(probabilities)},)", kind(labels))
     labels, type_ = labels.long(), labels.dtype
     predicted, surprise = probabilities.argmax(-1), -probabilities.gather(1, labels[:, None])[:, 0].log()
     differ = predicted != labels
@@ -89,7 +93,8 @@ def check_prior(
     floats = isinstance(prior, Tensor) and prior.is_floating_point() and prior.ndim > 0
     fits = floats and C in (None, prior.shape[-1])
     if not fits: require(False, "prior", f"frequencies of shape (..., {C or 'C'})", kind(prior))
-    sums = lambda: bool((prior >= 0).all()) and bool(((total(prior) - 1).abs() < max(1e-3, tolerance(prior.dtype))).all())
+    sums = lambda: (bool((prior >= 0).all())
+                    and bool(((total(prior) - 1).abs() < max(1e-3, tolerance(prior.dtype))).all()))
     check_values(lambda: require(sums(), "prior", "frequencies that sum to 1", prior.tolist()))
 
 def prior_loss(
@@ -103,15 +108,18 @@ def prior_loss(
     log_mean = _log_mean(logits.log_softmax(-1), kept)
     if prior is None: return -log_mean.mean(-1) - math.log(logits.shape[-1])
     check_prior(prior, logits.shape[-1])
-    if prior.shape[:-1] not in ((), logits.shape[:-2]): require(False, "prior", f"one prior, or one for each batch of {tuple(logits.shape)}", kind(prior))
+    if prior.shape[:-1] not in ((), logits.shape[:-2]):
+        require(False, "prior", f"one prior, or one for each batch of {tuple(logits.shape)}", kind(prior))
     p = prior.to(log_mean.dtype)
     return (_negative_entropy(p) - p * log_mean).sum(-1)
 
 def _log_mean(log_s, kept):
-    fits = kept is None or isinstance(kept, Tensor) and kept.dtype == torch.bool and kept.shape == log_s.shape[:-1]
+    fits = (kept is None
+            or isinstance(kept, Tensor) and kept.dtype == torch.bool and kept.shape == log_s.shape[:-1])
     if not fits: require(False, "kept", f"bools of shape {tuple(log_s.shape[:-1])}", kind(kept))
     if kept is None: return log_s.logsumexp(-2) - (math.log(log_s.shape[-2]) if log_s.shape[-2] else math.nan)
-    return log_s.where(kept[..., None], -math.inf).logsumexp(-2) - kept.sum(-1, keepdim=True).log().to(log_s.dtype)
+    return (log_s.where(kept[..., None], -math.inf).logsumexp(-2)
+            - kept.sum(-1, keepdim=True).log().to(log_s.dtype))
 
 # %% ../nbs/14_joint_optimization.ipynb #9feb9f7e
 def joint_loss(
@@ -177,7 +185,8 @@ def step_one_loss(
     **remembered, # what else the engine remembers of the samples
 ) -> Tensor: # the loss
     "Joint loss on the present labels; cross-entropy on held-out samples."
-    return cross_entropy(logits, labels, reduction) if target is None else joint_loss(logits, target, prior, alpha, beta, reduction)
+    return (cross_entropy(logits, labels, reduction) if target is None
+            else joint_loss(logits, target, prior, alpha, beta, reduction))
 
 def step_two_loss(
     logits: Tensor, # (..., B, C)
@@ -189,13 +198,15 @@ def step_two_loss(
     return classification_loss(logits, labels if target is None else target, reduction)
 
 # %% ../nbs/14_joint_optimization.ipynb #535b84e6
-def _labels(run, C): return dict(target=one_hot(run.labels, C).float(), predicted=torch.zeros(len(run.labels), C))
+def _labels(run, C):
+    return dict(target=one_hot(run.labels, C).float(), predicted=torch.zeros(len(run.labels), C))
 
 def _predicted(logits, labels, state): return dict(predicted=logits.softmax(-1))
 
 def _past(run, C, uniform):
     counted = run.labels.bincount(minlength=C) / len(run.labels)
-    return dict(past=torch.zeros(WINDOW, len(run.labels), C), prior=torch.full((C,), 1 / C) if uniform else counted)
+    return dict(past=torch.zeros(WINDOW, len(run.labels), C),
+                prior=torch.full((C,), 1 / C) if uniform else counted)
 
 def joint_labels(
     start: int = 70, # t₁, the first epoch after which labels are updated
@@ -209,9 +220,10 @@ def joint_labels(
     for name, count in dict(start=start, stop=stop, top=top or 0).items(): check_count(count, name, 0)
     for name, number in dict(alpha=alpha, beta=beta).items(): check_number(number, name, "[0, inf)")
     values = dict(start=start, stop=stop, alpha=alpha, beta=beta, top=top, uniform=uniform)
-    name, title = ("joint_labels", "joint, step one") if top is None else ("joint_hard_labels", "joint, step one, hard labels")
-    return Method(name, step_one_loss, sample_state=_labels, run_state=_past, on_batch_end=_predicted, on_epoch_end=relabel,
-                  min_epochs=lambda start: start, hyperparameters=values, title=title)
+    name, title = (("joint_labels", "joint, step one") if top is None
+                   else ("joint_hard_labels", "joint, step one, hard labels"))
+    return Method(name, step_one_loss, sample_state=_labels, run_state=_past, on_batch_end=_predicted,
+                  on_epoch_end=relabel, min_epochs=lambda start: start, hyperparameters=values, title=title)
 
 def joint_optimization(
     **options, # of `joint_labels`
@@ -219,7 +231,8 @@ def joint_optimization(
     "Both steps: find labels, then train from scratch on them."
     first = joint_labels(**options)
     title = "joint, hard labels" if "hard" in first.name else "joint optimization"
-    return Method(first.name.replace("labels", "optimization"), step_two_loss, title=title, sample_state=lambda run, C: dict(target=run.found_labels),
+    return Method(first.name.replace("labels", "optimization"), step_two_loss,
+                  title=title, sample_state=lambda run, C: dict(target=run.found_labels),
                   first_stage=first, relabel=lambda state: state.sample_state["target"])
 
 # %% ../nbs/14_joint_optimization.ipynb #0ab05a25
@@ -228,7 +241,8 @@ def label_accuracy(
 ) -> dict: # label_accuracy, percent
     "How many of the present training labels are right."
     rows, clean = state.train_rows, state.dataset.train_y
-    return dict(label_accuracy=100 * (state.sample_state["target"][rows].argmax(-1) == clean[rows]).double().mean().item())
+    right = state.sample_state["target"][rows].argmax(-1) == clean[rows]
+    return dict(label_accuracy=100 * right.double().mean().item())
 
 def recovery(
     state: TrainingState, # after the last epoch
@@ -249,11 +263,13 @@ def by_certainty(
     check_probabilities(target, "target", 2)
     check_labels(clean, target.shape[1], "clean")
     require(clean.shape == target.shape[:1], "clean", f"shape ({len(target)},)", kind(clean))
-    falling = isinstance(edges, (tuple, list)) and list(edges) == sorted(edges, reverse=True) and len(edges) > 1
+    falling = (isinstance(edges, (tuple, list)) and list(edges) == sorted(edges, reverse=True)
+               and len(edges) > 1)
     require(falling, "edges", "at least two numbers that fall", kind(edges))
     sure, right = target.max(-1).values.clamp(max=edges[0]), (target.argmax(-1) == clean).double()
     inside = [(sure > low if low else sure >= 0) & (sure <= high) for high, low in zip(edges, edges[1:])]
-    rows = [(low, high, 100 * right[k].mean().item(), int(k.sum())) for high, low, k in zip(edges, edges[1:], inside)]
+    rows = [(low, high, 100 * right[k].mean().item(), int(k.sum()))
+            for high, low, k in zip(edges, edges[1:], inside)]
     return pd.DataFrame(rows, columns=["low", "high", "recovery_accuracy", "number"])
 
 # %% ../nbs/14_joint_optimization.ipynb #f1cff327
@@ -263,17 +279,20 @@ def pseudo_labels(
     n_classes: int, # C
     seed: int = 0, # of the clusters' first centres
 ) -> Tensor: # labels, (N,)
-    "Clusters by k-means++, each named after a class of its own so that most labels are right (Tanaka et al., §5.1)."
+    "Clusters by k-means++, named after one class each so that most labels are right (Tanaka et al., §5.1)."
     floats = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
-    require(floats and bool(features.isfinite().all()), "features", "finite floats of shape (N, d)", kind(features))
+    require(floats and bool(features.isfinite().all()), "features", "finite floats of shape (N, d)",
+            kind(features))
     check_count(n_classes, "n_classes", 1, len(features))
     check_count(seed, "seed", 0)
     check_labels(clean, n_classes, "clean")
     require(clean.shape == features.shape[:1], "clean", f"shape ({len(features)},)", kind(clean))
     from scipy.optimize import linear_sum_assignment
     from sklearn.cluster import KMeans
-    cluster = torch.from_numpy(KMeans(n_classes, n_init=1, random_state=seed).fit_predict(features.cpu().numpy())).long()
-    together = (one_hot(cluster, n_classes).mT.double() @ one_hot(clean.cpu().long(), n_classes).double()).numpy()
+    means = KMeans(n_classes, n_init=1, random_state=seed)
+    cluster = torch.from_numpy(means.fit_predict(features.cpu().numpy())).long()
+    together = (one_hot(cluster, n_classes).mT.double()
+                @ one_hot(clean.cpu().long(), n_classes).double()).numpy()
     names = torch.from_numpy(linear_sum_assignment(together, maximize=True)[1])
     return names[cluster]
 
@@ -281,10 +300,11 @@ def pseudo_labels(
 def labels_found(
     state: TrainingState, # after the last epoch
 ) -> dict: # name → number
-    "Of a run on labels that were found: how sure and how right these are; of any other: how right its networks are."
+    "Of a run on found labels: how sure and how right these are; of any other: how right its networks are."
     if state.run.found_labels is None: return recovery(state)
     rows = state.train_rows.cpu()
     table = by_certainty(state.run.found_labels[state.train_rows].cpu(), state.dataset.train_y.cpu()[rows])
-    return {f"{what}[{row.low:g}]": row[what] for _, row in table.iterrows() for what in ("recovery_accuracy", "number")}
+    return {f"{what}[{row.low:g}]": row[what] for _, row in table.iterrows()
+            for what in ("recovery_accuracy", "number")}
 
 METHODS = {m.name: m for m in (joint_optimization(), joint_optimization(top=0), joint_labels())}

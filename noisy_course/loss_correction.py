@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .basics import check_number, kind, require, tolerance, total
-from .losses import LossModule, check_target, check_values, cross_entropy, exact, loss_function, moved, soft_labels
+from .losses import (LossModule, check_target, check_values, cross_entropy, exact, loss_function,
+                                 moved, soft_labels)
 from .noise import check_transition
 from .method import Method
 
@@ -35,8 +36,12 @@ def invert(
 def _check_inverse(inverse, info, T):
     condition = inverse.abs().sum(-1).max()
     singular = bool((info != 0).any()) or not condition < 1 / (T.shape[-1] * torch.finfo(T.dtype).eps)
-    if singular: require(False, "T", "an invertible matrix", f"a singular one, {T.tolist() if T.numel() <= 9 else kind(T)}")
-    if condition > 100: warnings.warn(f"T is badly conditioned ({condition:.0f}): backward correction multiplies losses by as much; see mix_with_identity", stacklevel=5)
+    if singular:
+        require(False, "T", "an invertible matrix",
+                f"a singular one, {T.tolist() if T.numel() <= 9 else kind(T)}")
+    if condition > 100:
+        warnings.warn(f"T is badly conditioned ({condition:.0f}): backward correction multiplies losses by "
+                      "as much; see mix_with_identity", stacklevel=5)
 
 # %% ../nbs/10_loss_correction.ipynb #f5e08b00
 def _check_noisy(logits, target, T):
@@ -44,9 +49,11 @@ def _check_noisy(logits, target, T):
     check_target(logits, target)
     C, lead = logits.shape[-1], logits.shape[:-2]
     square = isinstance(T, Tensor) and T.ndim >= 2 and T.shape[-2:] == (C, C)
-    fits = square and T.ndim - 2 <= len(lead) and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1]))
+    fits = (square and T.ndim - 2 <= len(lead)
+            and all(t in (1, l) for t, l in zip(T.shape[-3::-1], lead[::-1])))
     if not fits:
-        require(False, "T", f"a {C}×{C} matrix, or one for each of the leading dimensions {tuple(lead)}", kind(T))
+        require(False, "T", f"a {C}×{C} matrix, or one for each of the leading dimensions {tuple(lead)}",
+                kind(T))
     check_values(check_transition, T, C)
 
 def _each(T, logits):
@@ -66,9 +73,9 @@ def backward_cross_entropy(
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
     *,
     T_inverse: Tensor | None = None, # the inverse of T where it is known, of the shape of T
-    clip: float | None = None, # smallest probability, below 1/2; the authors' code has 1e-7; 0 or none clips nothing
+    clip: float | None = None, # smallest probability, < 1/2; the authors' code: 1e-7; 0 or none: no clipping
 ) -> Tensor: # one a sample, which may be negative, (...)
-    "Backward-corrected cross-entropy: the mixture of all labels' losses by row `target` of the inverse of T (Patrini et al., Theorem 1)."
+    "All labels' losses, mixed by row `target` of the inverse of T (Patrini et al., Theorem 1)."
     _check_noisy(logits, target, T)
     if clip is not None: check_number(clip, "clip", "[0, .5)")
     if T_inverse is not None: _check_known_inverse(T_inverse, T)
@@ -84,7 +91,8 @@ def _check_known_inverse(T_inverse, T):
 
 def _check_product(T_inverse, T):
     off = (exact(T_inverse) @ exact(T) - torch.eye(T.shape[-1]).to(exact(T))).abs().max()
-    require(bool(off < 1e-2), "T_inverse", "the inverse of T", f"a matrix whose product with T is off the identity by {off:.3g}")
+    require(bool(off < 1e-2), "T_inverse", "the inverse of T",
+            f"a matrix whose product with T is off the identity by {off:.3g}")
 
 # %% ../nbs/10_loss_correction.ipynb #96535a72
 def mix_with_identity(
@@ -103,7 +111,7 @@ def forward_cross_entropy(
     target: Tensor, # noisy labels in 0..C-1, (...), or soft labels, (..., C)
     T: Tensor, # T[i, j] = p(noisy j | true i), (C, C), or with leading dimensions as torch.matmul takes them
 ) -> Tensor: # one a sample, (...)
-    "Forward-corrected cross-entropy: cross-entropy of the predicted noisy label, `p @ T` (Patrini et al., Theorem 2)."
+    "Cross-entropy of the predicted noisy label, `p @ T` (Patrini et al., Theorem 2)."
     _check_noisy(logits, target, T)
     log_p, log_T = logits.log_softmax(-1), _each(_log(T, logits), logits)
     if target.is_floating_point(): return -(target * (log_p.unsqueeze(-1) + log_T).logsumexp(-2)).sum(-1)
@@ -117,11 +125,12 @@ def _log(T, logits):
 # %% ../nbs/10_loss_correction.ipynb #7b565052
 def estimate_transition(
     probs: Tensor, # noisy-class probabilities of N examples, (..., N, C)
-    percentile: float | str | None = None, # 1..100; None takes the most probable example, the paper's experiments 97; "auto" as above
+    percentile: float | str | None = None, # 1..100 (the paper: 97), None for the maximum, "auto" as above
 ) -> Tensor: # row-stochastic estimate of T, float64, (..., C, C)
-    "T as a network trained on noisy labels shows it: row i is its prediction for the most perfect example of class i (Patrini et al., Eqs. 3 and 4)."
+    "T, row i of which is the prediction for the most perfect example of class i (Patrini et al., Eqs. 3, 4)."
     floats = isinstance(probs, Tensor) and probs.is_floating_point()
-    require(floats and probs.ndim >= 2 and probs.shape[-2] > 0, "probs", "probabilities of shape (..., N, C)", kind(probs))
+    require(floats and probs.ndim >= 2 and probs.shape[-2] > 0, "probs",
+            "probabilities of shape (..., N, C)", kind(probs))
     check_percentile(percentile)
     check_values(_check_probabilities, probs)
     probs = exact(probs)
@@ -146,16 +155,19 @@ def check_percentile(
     known = percentile is None or isinstance(percentile, str) and percentile == "auto"
     if not known: check_number(percentile, "percentile", "[0, 100]")
     share = not known and percentile < 1
-    if share: warnings.warn(f"percentile: {percentile} is below 1; the 97th percentile is 97, not 0.97", stacklevel=3)
+    if share:
+        warnings.warn(f"percentile: {percentile} is below 1; the 97th percentile is 97, not 0.97",
+                      stacklevel=3)
 
 def _check_probabilities(probs):
     sums = total(probs)
     fine = (probs >= 0).all() and ((sums - 1).abs() < max(1e-2, tolerance(probs.dtype))).all()
-    require(bool(fine), "probs", "rows of probabilities that sum to 1", f"row sums from {sums.min():.3g} to {sums.max():.3g}")
+    require(bool(fine), "probs", "rows of probabilities that sum to 1",
+            f"row sums from {sums.min():.3g} to {sums.max():.3g}")
 
 # %% ../nbs/10_loss_correction.ipynb #de84b7c5
 def _of_each_class(probs, share=.03):
-    "The examples behind the best 3 % of all, or behind half of those predicted to be of the class, if that is fewer."
+    "The examples behind the best 3 % of all, or behind half of those predicted as the class, if fewer."
     last, classes = probs.shape[-2] - 1, torch.arange(probs.shape[-1], device=probs.device)
     predicted = (probs.argmax(-1, keepdim=True) == classes).sum(-2)
     better = (predicted // 2).clamp(max=last - math.ceil(last * (1 - share)))
@@ -167,10 +179,12 @@ def _warn_of_rows(probs, own, percentile):
     unseen = probs.amax(-2) < 1 / C
     others = ~unseen & (own < probs.mean(-2))
     count = lambda bad: f"{bad.any(0).sum() if bad.ndim > 1 else bad.sum()} of {C} classes"
-    if unseen.any(): warnings.warn(f"T: no example is thought to carry the label, not even by 1/{C}, for {count(unseen)}; "
-                                   "if no label names them, their rows mean nothing", stacklevel=5)
-    if others.any(): warnings.warn(f"T: percentile {percentile} picks another class's example for {count(others)}; "
-                                   "take percentile='auto' or None", stacklevel=5)
+    if unseen.any():
+        warnings.warn(f"T: no example is thought to carry the label, not even by 1/{C}, for {count(unseen)}; "
+                      "if no label names them, their rows mean nothing", stacklevel=5)
+    if others.any():
+        warnings.warn(f"T: percentile {percentile} picks another class's example for {count(others)}; "
+                      "take percentile='auto' or None", stacklevel=5)
 
 # %% ../nbs/10_loss_correction.ipynb #93dcf0a8
 def two_stage(
@@ -181,7 +195,8 @@ def two_stage(
     percentile: float | str | None = "auto", # for the estimate; the paper has 97, or None for the maximum
 ) -> tuple: # the network and the T that was used
     "Robust two-stage training (the paper's Algorithm 1)."
-    for name, f in dict(fit=fit, correction=correction).items(): require(callable(f), name, "a function", kind(f))
+    for name, f in dict(fit=fit, correction=correction).items():
+        require(callable(f), name, "a function", kind(f))
     require(isinstance(x, Tensor) and x.ndim > 0, "x", "a tensor of inputs, (N, ...)", kind(x))
     check_percentile(percentile)
     if T is not None: check_transition(T)
@@ -195,7 +210,7 @@ def bootstrap_soft(
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     beta: float = 0.95, # trust in the label, 0..1
 ) -> Tensor: # one a sample, (...)
-    "Soft bootstrapping: cross-entropy with `beta` of the label and the rest of the network's own probabilities."
+    "Soft bootstrapping: cross-entropy with `beta` of the label, the rest of the network's probabilities."
     check_number(beta, "beta", "[0, 1]")
     believed = beta * soft_labels(logits, target) + (1 - beta) * logits.softmax(-1)
     return -(believed * logits.log_softmax(-1)).sum(-1)
@@ -207,7 +222,7 @@ def bootstrap_hard(
     target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
     beta: float = 0.8, # trust in the label, 0..1
 ) -> Tensor: # one a sample, (...)
-    "Hard bootstrapping: cross-entropy with `beta` of the label and the rest of the class that the network predicts."
+    "Hard bootstrapping: cross-entropy with `beta` of the label, the rest of the predicted class."
     check_number(beta, "beta", "[0, 1]")
     believed = beta * soft_labels(logits, target) + (1 - beta) * soft_labels(logits, logits.argmax(-1))
     return -(believed * logits.log_softmax(-1)).sum(-1)
@@ -306,15 +321,16 @@ def _known_inverse(T): return dict(T=T, T_inverse=invert(T))
 def _estimated_inverse(T): return _known_inverse(torch.stack([_invertible(one) for one in T]))
 
 def _invertible(T, worst=1e4):
-    condition = torch.linalg.cond(T)
-    if condition < worst: return T
-    warnings.warn(f"the estimated T is as good as singular (condition {condition:.0g}); a tenth of the identity is mixed in")
+    if (condition := torch.linalg.cond(T)) < worst: return T
+    warnings.warn(f"the estimated T is as good as singular (condition {condition:.0g}); "
+                  "a tenth of the identity is mixed in")
     return mix_with_identity(T, .1)
 
 METHODS = {"cross_entropy": Method("cross_entropy", cross_entropy, title="cross-entropy")}
 _first = dict(first_stage=METHODS["cross_entropy"], estimate=estimate_transition)
 METHODS |= {m.name: m for m in [
-    Method("backward", backward_cross_entropy, _known_inverse, hyperparameters=dict(clip=None), title="backward, T"),
+    Method("backward", backward_cross_entropy, _known_inverse, title="backward, T",
+           hyperparameters=dict(clip=None)),
     Method("backward_estimated", backward_cross_entropy, _estimated_inverse, **_first, title="backward, T̂",
            hyperparameters=dict(clip=None, percentile="auto")),
     Method("forward", forward_cross_entropy, _known, title="forward, T"),

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .basics import check_count, check_number, kind, require
-from .losses import LossModule, check_logits, check_values, cross_entropy, loss_function, soft_labels
+from .losses import (LossModule, check_logits, check_values, cross_entropy,
+                                 loss_function, soft_labels)
 from .models import Dropout
 from .method import Method
 
@@ -37,7 +38,7 @@ def _check_width(logits, C):
     if not fits: require(False, "logits", f"floats of shape (..., {C})", kind(logits))
 
 class LinearNoiseLayer(nn.Module):
-    "A learnt noise matrix on top of a network, p(given) = p(true) T with T = softmax of each row (Jindal et al., Eqs. 4, 5)."
+    "A learnt noise matrix: p(given) = p(true) T with T = softmax of each row (Jindal et al., Eqs. 4, 5)."
     def __init__(self,
         n_classes: int, # C
         start: float = .9, # probability of a right label that the layer begins with, in (0, 1)
@@ -59,11 +60,12 @@ class LinearNoiseLayer(nn.Module):
     ) -> Tensor: # log-probabilities of the given label, (..., C)
         "What the given labels should look like."
         _check_width(logits, len(self.W))
-        return (logits.softmax(-1) @ self.transition().to(logits.dtype)).clamp(min=torch.finfo(logits.dtype).tiny).log()
+        p = logits.softmax(-1) @ self.transition().to(logits.dtype)
+        return p.clamp(min=torch.finfo(logits.dtype).tiny).log()
 
 # %% ../nbs/13_nnaqc.ipynb #23d6c68a
 class TracePenalised(nn.Module):
-    "A linear noise layer whose log-probabilities are lowered by a multiple of the trace of its matrix (Sukhbaatar et al. 2014)."
+    "A linear noise layer, its log-probabilities less a multiple of T's trace (Sukhbaatar et al. 2014)."
     def __init__(self,
         n_classes: int, # C
         trace: float = .1, # λ, weight of the trace, at least 0
@@ -86,7 +88,8 @@ def negative_log_likelihood(
 ) -> Tensor: # one a sample, (...)
     "What a label costs, from log-probabilities that may carry a penalty."
     labels = soft_labels(logits, target)
-    check_values(lambda: require(bool((logits <= 1e-4).all()), "logits", "log-probabilities of at most 0", f"values up to {logits.max():.3g}"))
+    check_values(lambda: require(bool((logits <= 1e-4).all()), "logits", "log-probabilities of at most 0",
+                                 f"values up to {logits.max():.3g}"))
     return -(labels * logits).sum(-1)
 
 # %% ../nbs/13_nnaqc.ipynb #95636542
@@ -110,7 +113,7 @@ class NonlinearNoiseLayer(nn.Module):
 
 # %% ../nbs/13_nnaqc.ipynb #2ec90878
 class DropoutNoiseLayer(NonlinearNoiseLayer):
-    "A nonlinear noise layer that forgets some of its weights, or of its outputs, at every step (Jindal et al. 2016)."
+    "A nonlinear noise layer that forgets some weights, or some outputs, at every step (Jindal et al. 2016)."
     def __init__(self,
         n_classes: int, # C
         p: float = .5, # probability to drop
@@ -146,7 +149,8 @@ def nnaqc(
     check_number(alpha, "alpha", "[0, 1]")
     check_logits(noisy_logits, "noisy_logits")
     clustering = quasi_clustering(logits, target, beta, reduction, **common)
-    if noisy_logits.shape != logits.shape: require(False, "noisy_logits", f"the shape {tuple(logits.shape)} of logits", kind(noisy_logits))
+    if noisy_logits.shape != logits.shape:
+        require(False, "noisy_logits", f"the shape {tuple(logits.shape)} of logits", kind(noisy_logits))
     return alpha * cross_entropy(noisy_logits, target, reduction, **common) + (1 - alpha) * clustering
 
 # %% ../nbs/13_nnaqc.ipynb #eb098c14
@@ -223,7 +227,9 @@ METHODS = {m.name: m for m in [
     _layered("linear_noise_layer", negative_log_likelihood, layer=TracePenalised, title="linear layer"),
     _layered("nonlinear_noise_layer", cross_entropy, layer=NonlinearNoiseLayer, title="nonlinear layer"),
     _layered("dropout_noise_layer", cross_entropy, layer=DropoutNoiseLayer, title="dropout layer"),
-    _layered("dropout_activations", cross_entropy, layer=partial(DropoutNoiseLayer, on="activations"), title="dropout layer, act."),
+    _layered("dropout_activations", cross_entropy,
+             layer=partial(DropoutNoiseLayer, on="activations"), title="dropout layer, act."),
     Method("quasi_clustering", quasi_clustering, title="quasi-clustering"),
     _layered("nnaqc", nnaqc_of_both, layer=partial(Beside, NonlinearNoiseLayer), title="NNAQC"),
-    _layered("nnaqc_dropout", nnaqc_of_both, layer=partial(Beside, DropoutNoiseLayer), title="NNAQC + dropout")]}
+    _layered("nnaqc_dropout", nnaqc_of_both,
+             layer=partial(Beside, DropoutNoiseLayer), title="NNAQC + dropout")]}

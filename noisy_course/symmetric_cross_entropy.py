@@ -34,7 +34,7 @@ def class_accuracy(
 def confidence(
     state: TrainingState, # after an epoch
 ) -> dict: # name → mean softmax of the true class
-    "How sure the network is of each class, on its training images with right labels (Wang et al., Figure 4a)."
+    "How sure the network is of each class, on training images with right labels (Wang et al., Figure 4a)."
     y = state.dataset.train_y
     p, wrong = state.probabilities("last"), state.dataset.wrong(state.run.labels.to(y.device))
     own = p.gather(1, y[:, None])[:, 0]
@@ -184,7 +184,8 @@ def dimensionality(
 ) -> dict: # lid
     "Mean local intrinsic dimensionality of the last hidden layer."
     network, images = state.module("last")[0], state.dataset.train_x[:samples]
-    each = [local_intrinsic_dimensionality(last_hidden(network, state.dataset.normalise(x)).float(), k) for x in images.split(size) if len(x) > k]
+    each = [local_intrinsic_dimensionality(last_hidden(network, state.dataset.normalise(x)).float(), k)
+            for x in images.split(size) if len(x) > k]
     return dict(lid=torch.cat(each).mean().item())
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #19d4fd0c
@@ -194,7 +195,8 @@ def turned(
     window: int = 5, # epochs before, to compare with
 ) -> Tensor: # bool, (...)
     "Whether the dimensionality has jumped."
-    if lids.shape[-1] <= start + window: return torch.zeros(lids.shape[:-1], dtype=torch.bool, device=lids.device)
+    if lids.shape[-1] <= start + window:
+        return torch.zeros(lids.shape[:-1], dtype=torch.bool, device=lids.device)
     before, now = lids.unfold(-1, window, 1)[..., start:-1, :], lids[..., start + window:]
     return (now - before.mean(-1) > 2 * before.std(-1, correction=0)).any(-1)
 
@@ -204,7 +206,8 @@ def check_lids(
     "Raise a ValueError unless dimensionalities are positive, or NaN where they are still to come."
     floats = isinstance(lids, Tensor) and lids.is_floating_point() and lids.ndim > 0
     if not floats: require(False, "lids", "floats of shape (..., epochs)", kind(lids))
-    check_values(lambda: require(bool((lids.isnan() | (lids > 0)).all()), "lids", "positive numbers, or NaN for epochs to come", lids))
+    check_values(lambda: require(bool((lids.isnan() | (lids > 0)).all()), "lids",
+                                 "positive numbers, or NaN for epochs to come", lids))
 
 def label_weight(
     lids: Tensor, # of the epochs so far, NaN for those to come, (..., epochs)
@@ -226,7 +229,8 @@ def d2l(
     if lids is None: return cross_entropy.each(logits, target)
     check_lids(lids)
     given = soft_labels(logits, target)
-    if lids.shape[:-1] != logits.shape[:-2]: require(False, "lids", f"shape {(*logits.shape[:-2], 'epochs')}", kind(lids))
+    if lids.shape[:-1] != logits.shape[:-2]:
+        require(False, "lids", f"shape {(*logits.shape[:-2], 'epochs')}", kind(lids))
     said = soft_labels(logits, logits.argmax(-1))
     a = label_weight(lids)[..., None, None].to(given.dtype)
     return cross_entropy.each(logits, a * given + (1 - a) * said)
@@ -287,7 +291,8 @@ _weights = dict(alpha=.1, beta=1., A=-4.)
 METHODS = {m.name: m for m in [
     Method("label_smoothing", label_smoothing), d2l_method(50),
     Method("reverse_cross_entropy", reverse_cross_entropy, hyperparameters=dict(A=-4.), title="reverse CE"),
-    Method("symmetric_cross_entropy", symmetric_cross_entropy, hyperparameters=_weights, title="symmetric CE"),
+    Method("symmetric_cross_entropy", symmetric_cross_entropy,
+           hyperparameters=_weights, title="symmetric CE"),
     Method("label_smoothing_sl", label_smoothing_sl, hyperparameters=_weights, title="LSR + SL")]}
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #0e92966d
@@ -298,19 +303,22 @@ def same_class_neighbours(
 ) -> float: # in [0, 1]
     "The share of the nearest neighbours that have a point's own class."
     _check_points(x, k)
-    require(isinstance(y, Tensor) and y.shape == x.shape[:1] and x.ndim == 2, "y", f"classes of shape ({len(x)},), one for each row of x", kind(y))
-    near = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf).topk(k, largest=False).indices
+    require(isinstance(y, Tensor) and y.shape == x.shape[:1] and x.ndim == 2, "y",
+            f"classes of shape ({len(x)},), one for each row of x", kind(y))
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    near = distances.topk(k, largest=False).indices
     return (y[near] == y[:, None]).double().mean().item()
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #7e58168c
 def embedding(
     state: TrainingState, # after the last epoch
     images: int = 1000, # of the test set
-) -> dict: # name → number: two coordinates and the class of each image, and the share of same-class neighbours
+) -> dict: # name → number: coordinates and class of each image, share of same-class neighbours
     "The last hidden layer on test images, laid out in the plane by t-SNE (Wang et al., Figures 2 and 7)."
     from sklearn.manifold import TSNE
     network, y = state.module("last")[0], state.dataset.test_y[:images]
-    seen = torch.cat([last_hidden(network, state.dataset.normalise(x)).float() for x in state.dataset.test_x[:images].split(200)])
+    seen = torch.cat([last_hidden(network, state.dataset.normalise(x)).float()
+                      for x in state.dataset.test_x[:images].split(200)])
     map_ = torch.from_numpy(TSNE(random_state=0).fit_transform(seen.cpu().numpy()))
     columns = {"tsne_x": map_[:, 0], "tsne_y": map_[:, 1], "tsne_class": y}
     numbers = {f"{name}[{i}]": v for name, of in columns.items() for i, v in enumerate(of.tolist())}

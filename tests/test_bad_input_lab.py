@@ -12,7 +12,8 @@ from noisy_course.basics import pick, recorded
 from noisy_course.lab import batch, cells, comparison, grid, job, results
 
 BLOCK = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))[0]
-ROWS = pd.read_parquet(recorded("patrini2017_text_mnist_mlp_none_0_dropout=0.5-clip=0_paper_c4cfc43b.parquet")[0])
+ROWS = pd.read_parquet(
+    recorded("patrini2017_text_mnist_mlp_none_0_dropout=0.5-clip=0_paper_c4cfc43b.parquet")[0])
 rng = np.random.default_rng(0)
 RUNS = pd.DataFrame(
     [dict(dataset="mnist", model="mlp", noise="symmetric", rate=r, method=m, seed=s, variant=f"lr={lr}",

@@ -71,7 +71,7 @@ def test_rooms(module):
     assert (len(text.splitlines()) > MOST) == (module in TOO_LARGE)
 
 LONG = 110 # characters of a line
-MOST_LONG = dict(engine=0, papers=329, lab=17, tests=474) # how many lines are longer: shrinks, never grows
+MOST_LONG = dict(engine=0, papers=0, lab=0, tests=0) # how many lines are longer: shrinks, never grows
 PAPERS = FLOORS[5].split()
 FILES = [*modules.values(), *NBS.rglob("[a-z0-9]*.ipynb"), *(ROOT/"tests").rglob("*.py")]
 

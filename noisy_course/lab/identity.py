@@ -1,4 +1,4 @@
-"""What a result is the result of: its setting with its recipe, its methods with their hyper-parameters, and versions of the code.
+"""What a result is the result of: setting and recipe, methods and hyper-parameters, versions of the code.
 
 A result file is named after its setting: data, noise, network, size and recipe. Its rows belong to runs,
 and each run carries the identity of its method. So a table that gains a method trains that method alone,

@@ -1,4 +1,4 @@
-"""What `make lab` adds to JupyterLab: a notebook that is opened has the metadata of the Python at hand, so opening does not change it."""
+"""What `make lab` adds to JupyterLab: a notebook opens with the metadata of the Python at hand, unchanged."""
 import sys
 
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager

@@ -1,4 +1,4 @@
-"""The words in which a paper is written down: parts, grids, scales, methods with their hyper-parameters, and the paper itself.
+"""The words in which a paper is written down: parts, grids, scales, methods, and the paper itself.
 
 A file of `noisy_course.lab.papers` says in them what one paper did. Whoever misspells a key or gives a
 value that means nothing is told which."""
@@ -76,7 +76,7 @@ class Part:
     recipe: Recipe # with the paper's epochs
     seeds: int = 5 # runs of each cell
     usual: dict = field(default_factory=dict) # the paper's hyper-parameters, where they are not ours
-    laptop: dict = field(default_factory=dict) # what is smaller below the paper's scale: seeds, epochs, samples …
+    laptop: dict = field(default_factory=dict) # what is smaller below its scale: seeds, epochs, samples …
     epochs: int | None = None # passes through the data; the recipe's if none
     samples: int = 0 # training samples; 0 for all
     network: str = "" # what stands in for the paper's network, if anything does
@@ -149,11 +149,11 @@ class Paper:
     title: str # e.g. "Patrini et al. 2017"
     tables: dict # name → Grid
     chapter: str = "" # the notebook that follows it, e.g. "10_loss_correction"
-    findings: dict = field(default_factory=dict) # published table → (letter, claim, where, value, limits) tuples
+    findings: dict = field(default_factory=dict) # published table → [(letter, claim, where, value, limits)]
     conclusions: dict = field(default_factory=dict) # name of such a table → what the paper says of it
     note: str = "" # on all of its tables
     quoted: tuple = () # (table, method) pairs that the paper took from elsewhere and did not run
-    figures: dict = field(default_factory=dict) # table → (page, title, function that gives its sections) tuples
+    figures: dict = field(default_factory=dict) # table → [(page, title, function that gives its sections)]
 
     def __post_init__(self):
         for name in ("title", "chapter", "note"):

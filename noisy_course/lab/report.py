@@ -390,7 +390,7 @@ def main(
     for name in ("paper", "table"):
         parser.add_argument(name, nargs="?", help=f"the {name} to show in the terminal")
     parser.add_argument("--dataset", help="show only this data set")
-    parser.add_argument("--beside", help="the printed table of the paper to show it beside, if it is no other")
+    parser.add_argument("--beside", help="the printed table of the paper to show it beside, if no other")
     parser.add_argument("--protocol", help="a Python file with an experiment of your own")
     parser.add_argument("--scale", default=data.setting("scale", "laptop"),
                         help="the scale to show in the terminal")

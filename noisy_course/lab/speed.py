@@ -1,4 +1,4 @@
-"""How fast the engine is beside the loop that anyone would write: a ratio, both sides measured in turn on one machine."""
+"""How fast the engine is beside the loop anyone would write: a ratio, both sides in turn on one machine."""
 import argparse
 import json
 import os
@@ -443,9 +443,8 @@ def main(
     parser.add_argument("--batches", type=int, default=60, help="batches to time in each process")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--device", default=data.setting("device", "cpu"),
-                        help="cpu, or a GPU: its networks are measured, and written to results/bench_gpu.json")
-    words = dict(worker="", precision="fp32", paper="patrini2017", network="")
-    for name, default in words.items():
+                        help="cpu, or a GPU: its networks are measured, written to results/bench_gpu.json")
+    for name, default in dict(worker="", precision="fp32", paper="patrini2017", network="").items():
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
     for name, default in (("runs", 20), ("compiled", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [NOTEBOOK…]
+"""Notebooks as they are committed: cleaned by nbdev, with pictures: python -m noisy_course.lab.tidy [FILE…]
 
 Saving in JupyterLab turns 1.0 into 1 and adds large pictures; figures that are the same get back the
 picture that was committed."""

@@ -4,7 +4,7 @@ MUTANTS = {
     "inverse: condition by columns": (
         "condition = inverse.abs().sum(-1).max()",
         "condition = inverse.abs().sum(-2).max()"),
-    "inverse: no warning of its condition": ("if condition > 100: warnings", "if condition > 1e9: warnings"),
+    "inverse: no warning of its condition": ("if condition > 100:", "if condition > 1e9:"),
     "backward: column for row of the inverse": (
         "T_inverse).to(logits), logits), target)",
         "T_inverse).mT.to(logits), logits), target)"),
