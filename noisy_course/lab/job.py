@@ -294,7 +294,9 @@ class OwnKernel(AsyncKernelManager):
 def _notes_in(results):
     own = dict(IPYTHONDIR="ipython", JUPYTER_RUNTIME_DIR="runtime", JUPYTER_CONFIG_DIR="config",
                JUPYTER_DATA_DIR="data")
-    with _set({k: str(results / ".home" / v) for k, v in own.items() if k not in os.environ}): yield
+    home = results / ".home"
+    home.mkdir(exist_ok=True)
+    with _set({k: str(home / v) for k, v in own.items() if k not in os.environ}): yield
 
 @contextmanager
 def _set(environment):
