@@ -49,7 +49,7 @@ class Calls(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 def test_the_floor_of_convolutions_is_convolutions():
-    "Outputs, gradients of weights and of inputs, but for the first layer's input, all in channels-last order."
+    "Outputs, gradients of weights, and of inputs but for the first layer, all in channels-last order."
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 6))
     steps = speed.convolution_steps(network, torch.rand(2, 1, 8, 8))
     with Calls() as calls: next(steps)
