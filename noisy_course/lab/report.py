@@ -356,7 +356,8 @@ def write_report(
 
 # `make run` and `make report` end here: `python -m noisy_course.lab.report patrini2017 table2`.
 # It looks in your own results first, then in those that come with the repository.
-def folders():
+def folders() -> list[Path]: # absolute
+    "The folders of results that are there: one's own, then those of the repository."
     home = (data.settings_file() or Path("settings.ini")).parent
     return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
