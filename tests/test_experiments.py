@@ -1029,6 +1029,15 @@ def test_make_refuses_a_venv_that_make_cannot_name():
                               capture_output=True, text=True)
         assert done.returncode == 2 and "VENV: expected a folder without blanks" in done.stderr
 
+@pytest.mark.parametrize("words, told", [
+    ([], "batch patrini2017 table2 --dataset"), (["VARIANT=text"], "batch patrini2017 text --dataset"),
+    (["VARIANT=text"], "report patrini2017 text --beside table2"),
+    (["VARIANT=code"], "VARIANT: expected text")])
+def test_make_run_follows_the_code_or_the_text(words, told):
+    done = subprocess.run(["make", "--dry-run", "run", "READY=", *words], cwd=Path(__file__).parents[1],
+                          capture_output=True, text=True, env=os.environ | dict(VARIANT="of the shell"))
+    assert told in done.stdout + done.stderr and (done.returncode == 0) == ("expected" not in told)
+
 def kill_all(process):
     "This process and all that it started."
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:

@@ -13,7 +13,8 @@ from fastcore.test import expect_fail, test_close as close
 
 from noisy_course import data
 from noisy_course.lab import carried, job, locks, speed
-from noisy_course.lab.cells import cell_means, highlights, published, side_by_side, welch
+from noisy_course.lab.cells import (cell_means, highlights, published, setting_title, side_by_side,
+                                    welch)
 from noisy_course.lab.comparison import far_cells, findings, in_place, score, verdict
 from noisy_course.lab.results import CELL, read_results
 from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
@@ -24,6 +25,7 @@ from noisy_course.lab.papers.zhang2018 import SIX
 from noisy_course.lab.protocols import SCALES, at_scale, method, milestones, shortened
 from noisy_course.basics import SETTING, pick
 from noisy_course.method import Recipe
+from noisy_course.plots import pretty
 
 RESULTS = Path(__file__).parents[1]/"results"
 ON = "AMD EPYC, 2 cores"
@@ -137,11 +139,25 @@ def test_a_verdict_counts_what_the_table_shows():
     assert words[2] == f"More than 2 points off: {len(far)} cells." and len(words) == 3 + len(far) > 4
     assert verdict(both.assign(our_n=np.nan)) == []
 
+def test_a_verdict_names_the_farthest_cells_and_not_all():
+    both = pick(side_by_side(read_results(RESULTS), "patrini2017", "table2", "paper"), dataset="mnist")
+    words = verdict(both.assign(difference=np.linspace(3, 9, len(both)).round(1), p=.01))
+    assert words[2] == "More than 2 points off: 40 cells, the farthest first." and len(words) == 3 + 6
+    last = both.iloc[-1]
+    assert words[3] == (f"MNIST, fully connected, {setting_title(last.noise, last.rate)}, "
+                        f"{pretty(last.method)}: +9.0, and no run of ours says why yet.")
+
+def test_where_a_network_stands_in_orderings_alone_compare():
+    both = side_by_side(read_results(RESULTS), "zhang2018", "table1", "laptop")
+    words = verdict(both)
+    assert words[0].endswith("ours has another network (fully connected), so that orderings alone compare.")
+    assert len(words) == 2 and words[1].startswith(f"Of {score(both)['orderings_of']} orderings ")
+
 @pytest.mark.parametrize("p, at_paper_scale, reason", [
     (.2, 0., "no more than the spread of the runs explains (p = 0.2)"),
-    (.01, .5, "but +0.5 at the paper's own scale: the shorter training is why"),
-    (.01, 6., "and +6.0 at the paper's own scale, so that the shorter training is not why"),
-    (np.nan, 6., "and +6.0 at the paper's own scale, so that the shorter training is not why"),
+    (.01, .5, "but +0.5 at the paper's own scale: the smaller scale is why"),
+    (.01, 6., "and +6.0 at the paper's own scale, so that the smaller scale is not why"),
+    (np.nan, 6., "and +6.0 at the paper's own scale, so that the smaller scale is not why"),
     (.01, np.nan, "and no run of ours says why yet")])
 def test_a_verdict_gives_reasons_from_runs(p, at_paper_scale, reason):
     both = pick(side_by_side(read_results(RESULTS), "patrini2017", "table2", "paper"), dataset="mnist")
@@ -149,7 +165,7 @@ def test_a_verdict_gives_reasons_from_runs(p, at_paper_scale, reason):
     full = both.assign(difference=both.difference.where(~one, at_paper_scale))
     off = both.assign(scale="laptop", difference=both.difference.where(~one, 7.).where(one, 0.), p=p)
     assert verdict(off, full)[2:] == ["More than 2 points off: 1 cell.",
-                                      f"symmetric 0.2, Savage: +7.0, {reason}."]
+                                      f"MNIST, fully connected, symmetric 0.2, Savage: +7.0, {reason}."]
 
 def test_the_text_takes_the_place_of_the_code():
     results = read_results(RESULTS)
@@ -160,6 +176,14 @@ def test_the_text_takes_the_place_of_the_code():
     assert len(pick(text, paper="zhang2018")) == len(pick(results, paper="zhang2018"))
     with expect_fail(ValueError, "table: expected a published one"):
         in_place(results, "patrini2017", "text", "figure1")
+
+def test_the_laptops_step_is_the_best_of_the_candidates_without_noise():
+    "Chosen by cross-entropy alone: the one that comes nearest to the paper's cell."
+    rows = pick(read_results(RESULTS), paper="patrini2017", table="steps", metric="accuracy")
+    assert set(rows.method) == {"cross_entropy"} and set(rows.noise) == {"none"}
+    means, laptop = rows.groupby("lr").value.mean(), plan("patrini2017", "table2", "laptop", dataset="mnist")
+    assert len(means) == 5 and (rows.groupby("lr").size() == 3).all()
+    assert {(means - 97.9).abs().idxmin()} == set(laptop.lr) and set(rows.epochs) == set(laptop.epochs)
 
 def test_bfloat16_changes_no_cell():
     """Of forty cells, trained in single precision and with bfloat16 products, few more

@@ -37,32 +37,26 @@ def plain(truth, seeds, scale, rng):
     return runs.assign(value=value.clip(0, 100), metric="accuracy", epoch=pd.NA, epoch_chosen=3, scale=scale)
 
 def matrix_rows(runs, kind, entries):
-    return [
-        runs.assign(metric=f"{kind}[{i},{j}]", value=entries[i, j]) for i in range(len(entries))
-        for j in range(len(entries))
-    ]
+    return [runs.assign(metric=f"{kind}[{i},{j}]", value=entries[i, j])
+            for i in range(len(entries)) for j in range(len(entries))]
 
 def make(blocks=BLOCKS, seeds=3, epochs=2, scale="laptop", seed=0):
     "Results of the blocks as experiments leave them: methods x settings x seeds, curves and matrices."
     rng, truth = np.random.default_rng(seed), published(*PAPER)
     truth = truth[[b in blocks for b in zip(truth.dataset, truth.model)]]
     runs = plain(truth, seeds, scale, rng)
-    parts = [
-        runs,
-        runs.assign(metric="accuracy_last", value=runs.value - 3),
-        runs.assign(metric="accuracy_best_valid_accuracy", value=runs.value - .1)
-    ]
+    parts = [runs, runs.assign(metric="accuracy_last", value=runs.value - 3),
+             runs.assign(metric="accuracy_best_valid_accuracy", value=runs.value - .1)]
     for epoch in range(epochs):
         for metric in ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy"):
-            value = runs.value * (
-                1 - .4**(epoch + 1)) if "accuracy" in metric else 3 * .6**epoch + .05 * epoch + rng.normal(
-                    0, .02, len(runs))
+            value = (runs.value * (1 - .4**(epoch + 1)) if "accuracy" in metric
+                     else 3 * .6**epoch + .05 * epoch + rng.normal(0, .02, len(runs)))
             parts.append(runs.assign(metric=metric, epoch=epoch, value=value))
     estimated = runs[runs.method.str.endswith("_estimated") & (runs.noise == "asymmetric") &
                      (runs.dataset == "mnist")]
     T = np.eye(10); T[7, 7], T[7, 1] = .4, .6
-    parts += matrix_rows(estimated, "true_T", T) + matrix_rows(estimated, "realised_T", T) + matrix_rows(
-        estimated, "estimated_T", .9 * T + .01)
+    parts += (matrix_rows(estimated, "true_T", T) + matrix_rows(estimated, "realised_T", T)
+              + matrix_rows(estimated, "estimated_T", .9 * T + .01))
     frame = pd.concat(parts, ignore_index=True).drop(columns=["mean", "std", "n", "n_note", "star", "dagger"])
     return frame.assign(samples=54_000, block=frame.dataset + "-" + frame.model + "-" + scale,
                         epoch=frame.epoch.astype("Int64"), commit="0123abc", dirty=False, torch="2.11",
@@ -159,11 +153,8 @@ def test_numbers_of_samples_are_never_mixed(results):
 def test_variants_stay_out_of_the_table_and_give_reasons(results):
     wrong = results.assign(value=results.value.where((results.method != "savage")
                                                      | (results.metric != "accuracy"), results.value - 5))
-    more = pd.concat([
-        wrong,
-        results.query("method == 'savage' and metric == 'accuracy'").assign(table="ablation",
-                                                                            variant="dropout=0.2")
-    ])
+    more = pd.concat([wrong, results.query("method == 'savage' and metric == 'accuracy'")
+                      .assign(table="ablation", variant="dropout=0.2")])
     assert side_by_side(more, *PAPER, "laptop").our_n.max() == 3
     why = reasons(more, side_by_side(more, *PAPER, "laptop")).query("method == 'savage'")
     assert set(why.variant) == {"dropout=0.2", "epoch: the last", "epoch: best validation accuracy"}
@@ -215,10 +206,8 @@ def chunks(text):
                              if not line.startswith(" " * first)), len(above))][::-1]
         rows = [line for line in lines[k + 1:]]
         own = rows[:next((i for i, line in enumerate(rows) if line.startswith(" " * first)), len(rows))]
-        yield first, [
-            " ".join(filter(None, (seen(h, first + 20 * c, first + 20 * (c + 1)) for h in heads)))
-            for c in range(n)
-        ], own
+        yield first, [" ".join(filter(None, (seen(h, first + 20 * c, first + 20 * (c + 1)) for h in heads)))
+                      for c in range(n)], own
 
 @pytest.mark.parametrize("key", published_tables(), ids="_".join)
 def test_every_number_in_the_terminal_stands_under_its_setting(key, results):
@@ -261,8 +250,8 @@ def site(results, tmp_path_factory):
                       & (results.metric == "accuracy")].assign(table="figure1")
     cured = results.query("method == 'savage' and rate == .6 and metric == 'accuracy'").assign(
         table="ablation", variant="dropout=0.2")
-    wrong = results.assign(value=results.value - 5 *
-                           ((results.method == "savage") & (results.metric == "accuracy")))
+    savage = (results.method == "savage") & (results.metric == "accuracy")
+    wrong = results.assign(value=results.value - 5 * savage)
     return write_report(pd.concat([wrong, figure1, cured]), tmp_path_factory.mktemp("report")).parent
 
 def pages(folder): return {f.name: f.read_text(encoding="utf-8") for f in sorted(folder.rglob("*.html"))}
@@ -375,6 +364,18 @@ def test_the_command_shows_the_table_and_writes_the_pages(tmp_path, capsys):
     report.main(["patrini2017", "figure1", "--results",
                  str(tmp_path/"empty"), *words[2:]])  # nothing published under this name
     assert "figure1 has no published numbers" in capsys.readouterr().out
+
+def test_the_command_shows_a_table_of_ones_own_beside_a_printed_one(tmp_path, capsys):
+    rows = make(epochs=0, seeds=2).query("dataset == 'mnist' and not metric.str.contains('_T')")
+    text = rows.assign(table="text", variant="dropout=0.5, clip=0", value=12.3)
+    save(pd.concat([rows, text, text.assign(variant="dropout=0.5, clip=0, bf16", value=45.6)]),
+         tmp_path/"results")
+    report.main(["patrini2017", "text", "--beside", "table2", "--dataset", "mnist", "--results",
+                 str(tmp_path/"results"), "--site", str(tmp_path/"site")])
+    shown, page = capsys.readouterr().out, (tmp_path/"site/tables/patrini2017_table2.html").read_text()
+    assert shown.count(" 12.3 ") == 40 and "45.6" not in shown
+    for words in (shown, page):
+        assert "Ours in Table 2 are the runs of the table text." in words and "authors' code" not in words
 
 def test_the_command_tells_mistakes_in_a_line(tmp_path):
     (tmp_path/"x.parquet").write_bytes(b"")
@@ -511,24 +512,19 @@ def runs_of(table, methods, noises, epochs=3, variants=("",), seeds=2, network="
         end = 60 + 5 * m + v + seed / 10
         run = dict(paper="zhang2018", table=table, dataset="fashion_mnist", model="resnet18", network=network,
                    method=method, variant=variant, noise=noise, rate=rate, seed=seed)
-        rows += [
-            run | dict(metric=k, value=end + x)
-            for k, x in (("accuracy", -1), ("accuracy_last", -2), ("accuracy_best_valid_accuracy", 0))
-        ]
-        rows += [
-            run | dict(metric=k, epoch=e, value=x * e/epochs) for e in range(1, epochs + 1)
-            for k, x in (("test_accuracy", end), ("valid_accuracy", end - 50 * rate), ("valid_loss", 2.),
-                         ("belief_right", .9), ("belief_wrong", .3))
-        ]
+        rows += [run | dict(metric=k, value=end + x) for k, x in
+                 (("accuracy", -1), ("accuracy_last", -2), ("accuracy_best_valid_accuracy", 0))]
+        rows += [run | dict(metric=k, epoch=e, value=x * e/epochs) for e in range(1, epochs + 1)
+                 for k, x in (("test_accuracy", end), ("valid_accuracy", end - 50 * rate),
+                              ("valid_loss", 2.), ("belief_right", .9), ("belief_wrong", .3))]
     frame = pd.DataFrame(rows).astype({"epoch": "Int64"})
-    return frame.assign(scale="laptop", samples=0, block=f"{table}-" + frame.variant, outside=more.get(
-        "outside", ""), epochs=epochs, commit="0123abc", dirty=False, torch="2.15", python="3.11",
-                        device="cpu", machine="m", seconds=1., realised_rate=frame.rate, epoch_chosen=3)
+    return frame.assign(scale="laptop", samples=0, block=f"{table}-" + frame.variant,
+                        outside=more.get("outside", ""), epochs=epochs, commit="0123abc", dirty=False,
+                        torch="2.15", python="3.11", device="cpu", machine="m", seconds=1.,
+                        realised_rate=frame.rate, epoch_chosen=3)
 
-SIX = [
-    "cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "generalized_cross_entropy",
-    "truncated_gce"
-]
+SIX = ["cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "generalized_cross_entropy",
+       "truncated_gce"]
 UNIFORM = [("symmetric", r) for r in (.2, .4, .6, .8)] + [("asymmetric", r) for r in (.1, .2, .3, .4)]
 
 @pytest.fixture(scope="module")
@@ -587,10 +583,8 @@ def test_runs_by_q(second):
 @given(st.integers(0, 1000), st.integers(2, 4), st.integers(1, 4))
 def test_the_choice_of_q_by_brute_force(seed, n_q, n_seeds):
     rng = np.random.default_rng(seed)
-    runs = pd.DataFrame([
-        dict(rate=r, seed=s, q=q/10, valid=rng.random(), test=rng.random()) for r in (0., .4)
-        for s in range(n_seeds) for q in range(n_q)
-    ])
+    runs = pd.DataFrame([dict(rate=r, seed=s, q=q/10, valid=rng.random(), test=rng.random())
+                         for r in (0., .4) for s in range(n_seeds) for q in range(n_q)])
     for row in q_choice(runs).itertuples():
         part = runs[runs.rate == row.rate]
         best = max(set(part.q), key=lambda q: part[part.q == q].test.mean())
@@ -614,8 +608,8 @@ def test_classes_have_curves(tmp_path):
     frame = runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)],
                     network="").assign(paper="wang2019", dataset="cifar10", model="cnn8")
     curves = frame[frame.metric == "test_accuracy"]
-    frame = pd.concat(
-        [frame, *(curves.assign(metric=f"class_{c}", value=curves.value - c) for c in range(10))])
+    frame = pd.concat([frame, *(curves.assign(metric=f"class_{c}", value=curves.value - c)
+                                for c in range(10))])
     frame = pd.concat([frame, frame.assign(rate=.6, block="more noise")])
     site = pages_of(frame, tmp_path)
     curves, stages, more = (site[f"wang2019_table1_figure{n}.html"] for n in (1, 3, 5))
@@ -628,18 +622,14 @@ def test_classes_have_curves(tmp_path):
 def wang(frame): return frame.assign(paper="wang2019", dataset="cifar10", model="cnn8")
 
 def test_confidence_predictions_and_maps_have_pages(tmp_path):
-    frame = wang(
-        runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)], network="cnn4"))
+    frame = wang(runs_of("figure1", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .4)],
+                         network="cnn4"))
     each = frame[frame.metric == "test_accuracy"]
-    seen = [
-        each.assign(metric=f"{name}_{c}", value=value + c) for c in range(10)
-        for name, value in (("sure", .4), ("predicted", 300), ("correct", 200))
-    ]
+    seen = [each.assign(metric=f"{name}_{c}", value=value + c) for c in range(10)
+            for name, value in (("sure", .4), ("predicted", 300), ("correct", 200))]
     end = frame[frame.metric == "accuracy_last"]
-    map_ = [
-        end.assign(metric=f"tsne_{name}[{i}]", value=float(value)) for i in range(12)
-        for name, value in (("x", i), ("y", -i), ("class", i % 10))
-    ]
+    map_ = [end.assign(metric=f"tsne_{name}[{i}]", value=float(value)) for i in range(12)
+            for name, value in (("x", i), ("y", -i), ("class", i % 10))]
     frame = pd.concat([frame, *seen, *map_, end.assign(metric="same_class_neighbours", value=.62)])
     site = pages_of(frame, tmp_path)
     usual, ours, map_ = (site[f"wang2019_table1_figure{n}.html"] for n in (4, 6, 2))
@@ -653,16 +643,13 @@ def test_confidence_predictions_and_maps_have_pages(tmp_path):
 
 def test_parameters_and_parts_have_pages(tmp_path):
     pairs = [(.1, -6.), (.01, -6.), (1., -6.), (.1, -2.), (1., -2.)]
-    tuned = pd.concat([
-        wang(
-            runs_of("figure8", ["symmetric_cross_entropy"], [("symmetric", .6)],
-                    variants=(f"alpha={a:g}, A={A:g}", ))).assign(
-                        alpha=a, A=A, block=f"{a}{A}", value=lambda f: (f.value + 10 * k).clip(upper=100))
-        for k, (a, A) in enumerate(pairs)
-    ])
-    parts = wang(
-        runs_of("figure9", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .6)],
-                variants=("", "alpha=0", "alpha=5, beta=0", "alpha=0, beta=5")))
+    tuned = pd.concat([wang(runs_of("figure8", ["symmetric_cross_entropy"], [("symmetric", .6)],
+                                    variants=(f"alpha={a:g}, A={A:g}",)))
+                       .assign(alpha=a, A=A, block=f"{a}{A}",
+                               value=lambda f: (f.value + 10 * k).clip(upper=100))
+                       for k, (a, A) in enumerate(pairs)])
+    parts = wang(runs_of("figure9", ["cross_entropy", "symmetric_cross_entropy"], [("symmetric", .6)],
+                         variants=("", "alpha=0", "alpha=5, beta=0", "alpha=0, beta=5")))
     parts = parts[(parts.method != "cross_entropy") | (parts.variant == "")]
     site = pages_of(pd.concat([tuned, parts]), tmp_path)
     parameters, parts = site["wang2019_table1_figure8.html"], site["wang2019_table1_figure9.html"]
@@ -676,25 +663,19 @@ def test_parameters_and_parts_have_pages(tmp_path):
 
 def tanaka(table, methods, noises, **columns):
     "Made-up runs of both steps on CIFAR-10: step one has labels right in 90 + epoch percent."
-    frame = runs_of(table, methods, noises, variants=(columns.pop("variant", ""), ),
-                    network="cnn4").assign(paper="tanaka2018", dataset="cifar10", model="preact32", top=0.,
-                                           lr=.05)
+    frame = (runs_of(table, methods, noises, variants=(columns.pop("variant", ""),), network="cnn4")
+             .assign(paper="tanaka2018", dataset="cifar10", model="preact32", top=0., lr=.05))
     end = frame[frame.metric == "accuracy_last"]
-    four = [
-        end.assign(metric=m, value=end.value + x)
-        for m, x in (("accuracy_best_valid_accuracy_clean", 1), ("recovery_best", 2), ("recovery_last", 3))
-    ]
-    bins = [
-        end.assign(metric=f"{what}[{low}]", value=v * (1 + low)) for low in (.99, .95, .9, 0)
-        for what, v in (("recovery_accuracy", 50), ("number", 100))
-    ]
+    four = [end.assign(metric=m, value=end.value + x) for m, x in
+            (("accuracy_best_valid_accuracy_clean", 1), ("recovery_best", 2), ("recovery_last", 3))]
+    bins = [end.assign(metric=f"{what}[{low}]", value=v * (1 + low)) for low in (.99, .95, .9, 0)
+            for what, v in (("recovery_accuracy", 50), ("number", 100))]
     curves = frame[frame.metric == "test_accuracy"]
     first = curves.assign(metric="first_label_accuracy", value=90. + curves.epoch.astype(float))
     loss, valid = (curves.assign(metric=m, value=v)
                    for m, v in (("train_loss", .5), ("valid_accuracy_clean", 91.5)))
-    return pd.concat([frame, *four, *bins, first, loss,
-                      valid]).assign(**columns,
-                                     block=table + "-" + str(columns) + "-" + frame.variant.iloc[0])
+    return (pd.concat([frame, *four, *bins, first, loss, valid])
+            .assign(**columns, block=table + "-" + str(columns) + "-" + frame.variant.iloc[0]))
 
 JOINT_METHODS = ["cross_entropy", "joint_optimization"]
 
@@ -708,18 +689,15 @@ def fifth(tmp_path_factory):
     save(tanaka("figure4", hard, [("redrawn", .7)], variant="top=50", top=50.), folder)
     save(tanaka("figure5", JOINT_METHODS, [("pseudo", .375), ("none", 0.)]), folder)
     save(tanaka("human", JOINT_METHODS, [("worse", .402)]), folder)
-    save(
-        tanaka("table6", JOINT_METHODS[1:], [("asymmetric", .4)], alpha=.8, beta=.4, lr=.03, label_start=70,
-               label_stop=200), folder)
+    save(tanaka("table6", JOINT_METHODS[1:], [("asymmetric", .4)], alpha=.8, beta=.4, lr=.03,
+                label_start=70, label_stop=200), folder)
     return read_results(folder)
 
 def test_one_run_fills_four_published_tables(fifth):
     cell = ("cifar10", "preact32", "redrawn", .5, "joint_optimization")
     at = lambda name: side_by_side(fifth, "tanaka2018", name, "laptop").set_index(CELL).loc[cell]
-    values = {
-        name: (at(name).our_mean, at(name).paper_mean)
-        for name in ("table1", "table1_best", "table1_recovery_best", "table1_recovery_last")
-    }
+    values = {name: (at(name).our_mean, at(name).paper_mean)
+              for name in ("table1", "table1_best", "table1_recovery_best", "table1_recovery_last")}
     last = values["table1"][0]
     assert {name: (round(ours - last, 6), paper)
             for name, (ours, paper) in values.items()} == dict(table1=(0, 89.8), table1_best=(1, 89.6),

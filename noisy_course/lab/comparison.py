@@ -9,6 +9,7 @@ import pandas as pd
 from noisy_course.basics import SETTING, check_frame, pick, require
 from noisy_course.lab.cells import (ASSETS, LEAST_STD, OUTCOMES, block_title, cell_means, listed, named,
                                     number, orderings, published, setting_title, side_by_side, span, stand_in)
+from noisy_course.lab.grid import plan
 from noisy_course.lab.papers import FINDINGS, NOTES, PAPERS
 from noisy_course.lab.results import CELL, SCALES
 from noisy_course.plots import pretty
@@ -101,7 +102,7 @@ def in_place(
     "Results in which the runs of one's own table stand where those of a published one are looked for."
     require((paper, table) in published_tables(), "table", "a published one", f"{paper} {table}")
     ours = pick(results, paper=paper, table=own)
-    ours = ours[ours.variant == min(ours.variant, key=len, default="")].assign(table=table, variant="")
+    ours = ours[ours.variant.isin(plan(paper, own, "paper").variant)].assign(table=table, variant="")
     return pd.concat([results[(results.paper != paper) | (results.table != table)], ours], ignore_index=True)
 
 
@@ -183,40 +184,48 @@ def by_paper(
 # What came out, in words
 
 # A cell that is far off gets its reason from other runs: the spread of its own, or the same cell at the
-# paper's scale, which is just as far off, or is not.
+# paper's scale, which is just as far off, or is not. Where another network stands in for the paper's, the
+# orderings are all that can be compared.
+MOST_FAR = 6 # cells that are named
+
 def verdict(
     both: pd.DataFrame, # from `side_by_side`, or part of it
     at_paper_scale: pd.DataFrame | None = None, # the same cells at the paper's scale, if they are known
 ) -> list[str]: # sentences
     "What came out of a table: how close it is, how many orderings hold, what does not agree and why."
-    done, order = both[both.our_n.notna()], orderings(both).query("outcome != 'not run'").outcome
+    done = both[both.our_n.notna() & (both.same_as == "")]
     if done.empty: return []
-    held, reverse = ((order == outcome).sum() for outcome in ("holds", "reversed"))
-    sign = (order == OUTCOMES[1]).sum()
-    far = far_cells(done)
-    close = (f"{len(done)} of the paper's {len(both)} cells were run, with {span(done.our_n)} "
-             f"{'run' if done.our_n.max() == 1 else 'runs'} each; the median difference from the paper is "
-             f"{_points(done.difference.abs().median())}.")
-    ranks = (f"Of {len(order)} orderings of methods that the paper tells apart {held} hold, another {sign} "
-             f"have the paper's sign without being significant, and {reverse} are reversed.")
-    off = (f"More than 2 points off: {len(far)} {'cell' if len(far) == 1 else 'cells'}." if len(far)
-           else "No cell is more than 2 points off.")
-    return [close, *([ranks] if len(order) else []), off, *_reasons(far, at_paper_scale)]
+    runs = f"{span(done.our_n)} {'run' if done.our_n.max() == 1 else 'runs'}"
+    some = f"{len(done)} of the paper's {len(both)} cells were run, {runs} each"
+    if stand_in(done): return [f"{some}; {stand_in(done)}, so that orderings alone compare.", *_ranks(both)]
+    median = _points(done.difference.abs().median())
+    close = f"{some}; the median difference from the paper is {median}."
+    return [close, *_ranks(both), *_far(far_cells(done), at_paper_scale)]
 
-def _reasons(far, at_paper_scale):
+def _ranks(both):
+    order = orderings(both).query("outcome != 'not run'").outcome
+    held, sign, reverse = ((order == outcome).sum() for outcome in (*OUTCOMES[:2], OUTCOMES[3]))
+    if len(order):
+        yield (f"Of {len(order)} orderings of methods that the paper tells apart {held} hold, another {sign} "
+               f"have the paper's sign without being significant, and {reverse} are reversed.")
+
+def _far(far, at_paper_scale):
     full = far.iloc[:0] if at_paper_scale is None else at_paper_scale
     there = dict(zip(full[CELL].itertuples(index=False, name=None), full.difference))
-    for r in far.itertuples():
-        place = f"{setting_title(r.noise, r.rate)}, {pretty(r.method)}"
+    yield (f"More than 2 points off: {len(far)} {'cell' if len(far) == 1 else 'cells'}"
+           f"{', the farthest first' if len(far) > MOST_FAR else ''}." if len(far)
+           else "No cell is more than 2 points off.")
+    for r in far.head(MOST_FAR).itertuples():
         reason = _reason(r, there.get(tuple(getattr(r, c) for c in CELL), np.nan))
-        yield f"{place}: {number(r.difference, '+.1f')}, {reason}."
+        yield (f"{block_title(r.dataset, r.model)}, {setting_title(r.noise, r.rate)}, {pretty(r.method)}: "
+               f"{number(r.difference, '+.1f')}, {reason}.")
 
 def _reason(row, there):
     if row.p >= .05: return f"no more than the spread of the runs explains (p = {number(row.p, '.2g')})"
     if row.scale == "paper" or np.isnan(there): return "and no run of ours says why yet"
     same = f"{number(there, '+.1f')} at the paper's own scale"
-    return (f"and {same}, so that the shorter training is not why" if abs(there) > 2
-            else f"but {same}: the shorter training is why")
+    return (f"and {same}, so that the smaller scale is not why" if abs(there) > 2
+            else f"but {same}: the smaller scale is why")
 
 
 # Blocks and settings get their names in two columns of words:
@@ -332,6 +341,7 @@ def terminal_table(
     table: str, # e.g. "table2"
     scale: str, # one scale
     dataset: str | None = None, # only this one, e.g. "mnist"
+    notes: dict = NOTES, # paper → what is to be known of all its tables
 ) -> str: # plain text, at most 100 columns
     "Paper, ours and difference as plain text, for the blocks that have results."
     both = side_by_side(results, paper, table, scale)
@@ -340,8 +350,8 @@ def terminal_table(
               if part.our_n.notna().any()]
     title = (f"{named(paper)}, {named(table)}: {both.our_n.notna().sum()} of {len(both)} cells at scale "
              f"{scale}")
-    note = "test accuracy in percent; diff = ours − paper, in points; * = significant (Welch's t-test, 5 %)"
+    units = "test accuracy in percent; diff = ours − paper, in points; * = significant (Welch's t-test, 5 %)"
     full = side_by_side(results, paper, table, "paper")
-    closing = [line for text in (NOTES.get(paper, ""), *verdict(both, full))
+    closing = [line for text in (notes.get(paper, ""), *verdict(both, full))
                for line in wrap(text, 100, subsequent_indent="  ")]
-    return "\n\n".join([f"{title}\n{note}", *blocks, "\n".join(closing)])
+    return "\n\n".join([f"{title}\n{units}", *blocks, "\n".join(closing)])

@@ -180,12 +180,12 @@ def counted(
     both = {who: (f"{who}_holds", _held) for who in ("paper", "ours")}
     return found.groupby(["finding", "claim"], sort=False).agg(**both).reset_index()
 
-def _table_page(results, paper, table, sides):
+def _table_page(paper, table, sides, notes):
     for scale, both in sides.items():
         part = "" if table == both.grid.iloc[0] else f"{named(table)}. "
         yield section(part + (f"Scale {scale}: {both.our_n.notna().sum()} of {len(both)} cells" if scale
                               else f"Not run: {len(both)} cells"),
-                      NOTES.get(paper, ""), *verdict(both, sides.get("paper")))
+                      notes.get(paper, ""), *verdict(both, sides.get("paper")))
         yield from _grids(both)
         if scale: yield from _orders(both, scale)
         if scale and (paper, table) in FINDINGS: yield from _found(both, (paper, table), scale)
@@ -322,6 +322,7 @@ def _page(paper, name, title, sections):
 def result_pages(
     results: pd.DataFrame, # from `read_results`
     sides: list, # from `all_sides`
+    notes: dict = NOTES, # paper → what is to be known of all its tables
 ) -> Iterator[Page]: # tables, each followed by its figures, curves, matrices, differences, provenance
     "The pages about results, which report and site share."
     grids = {of: published(*of).grid.iloc[0] for of in published_tables()}
@@ -330,7 +331,7 @@ def result_pages(
         own = _in_order(pick(results, paper=paper), paper, table)
         run = {scale: both for scale, both in tables[paper, table].items() if both.our_n.notna().any()}
         parts = [t for (p, t), grid in grids.items() if (p, grid) == (paper, table)]
-        grids_of = [s for t in parts for s in _table_page(own, paper, t, tables[paper, t])]
+        grids_of = [s for t in parts for s in _table_page(paper, t, tables[paper, t], notes)]
         yield _page(paper, table, named(table), grids_of)
         common = [(name, f"{title}, {named(table)}", build) for name, title, build in PAGES]
         for name, title, build in FIGURES.get((paper, table), []) + common:
@@ -341,6 +342,7 @@ def write_report(
     results: pd.DataFrame, # from `read_results`
     folder: str | Path, # where the pages go; made if missing
     scale: str | None = None, # one scale; every scale, each in its own sections, if none
+    notes: dict = NOTES, # paper → what is to be known of all its tables
 ) -> Path: # index.html
     "Write the report as a folder of HTML pages that opens offline."
     require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}",
@@ -349,7 +351,7 @@ def write_report(
     sides = all_sides(results)
     title = "Paper beside ours"
     front = Page("index.html", title, draw("results", title, "", [overview(sides)]))
-    return write_pages([front, *result_pages(results, sides)], folder)
+    return write_pages([front, *result_pages(results, sides, notes)], folder)
 
 
 # The command
@@ -362,13 +364,15 @@ def folders() -> list[Path]: # absolute
     return [f for f in dict.fromkeys((results_folder().resolve(), (home/"results").resolve())) if f.is_dir()]
 
 def _show(args, results):
+    notes = NOTES
     if args.beside:
         results = in_place(results, args.paper, args.table, args.beside)
+        notes = NOTES | {args.paper: f"Ours in {named(args.beside)} are the runs of the table {args.table}."}
         args.table = args.beside
     if args.paper and (args.paper, args.table) in published_tables():
-        print(terminal_table(results, args.paper, args.table, args.scale, args.dataset))
+        print(terminal_table(results, args.paper, args.table, args.scale, args.dataset, notes))
     elif args.paper: print(_own_means(args, results))
-    print(f"\nreport:             {write_report(results, args.site).resolve()}")
+    print(f"\nreport:             {write_report(results, args.site, notes=notes).resolve()}")
     notebooks = results_folder()/"notebooks"
     if notebooks.is_dir(): print(f"executed notebooks: {notebooks.resolve()}")
 

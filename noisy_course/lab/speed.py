@@ -149,7 +149,7 @@ def operations(
 
 # The strongest public alternative for many small networks: one step of one run, `vmap` over the runs, `scan`
 # over the batches, `jit` over all of it. Every run has its own labels, order and dropout masks, whose bytes
-# come from the quicker of JAX's generators. JAX is no dependency: where it is missing, it is not measured.
+# come from JAX's generator rbg. JAX is no dependency: where it is missing, it is not measured.
 JAX_ALONE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" # as XLA_FLAGS: one thread
 
 def jax_version() -> str | None: # none where it is not installed
@@ -187,13 +187,13 @@ def jax_seconds(
 ) -> float: # seconds of a run-epoch of 60,000 samples
     "Time of an epoch of one of the runs that JAX trains together."
     import jax
-    given = lambda t: jax.numpy.asarray(t.detach().numpy())
+    array = lambda t: jax.numpy.asarray(t.detach().numpy())
     R, B, p = len(trainer.runs), trainer.recipe.batch_size, trainer.network.parameters
-    weights = [(given(p[f"{k}.weight"]), given(p[f"{k}.bias"])) for k in (1, 4, 7)]
+    weights = [(array(p[f"{k}.weight"]), array(p[f"{k}.bias"])) for k in (1, 4, 7)]
     zeros = jax.tree.map(jax.numpy.zeros_like, weights)
     state = weights, zeros, jax.random.split(jax.random.key(0, impl="rbg"), R)
-    rows = given(trainer.orders()[:, :batches * B].int()).reshape(R, batches, B)
-    epoch, labels = jax_epoch(given(trainer.normalised.flatten(1))), given(trainer.labels.int())
+    rows = array(trainer.orders()[:, :batches * B].int()).reshape(R, batches, B)
+    epoch, labels = jax_epoch(array(trainer.normalised.flatten(1))), array(trainer.labels.int())
     state, losses = jax.block_until_ready(epoch(state, labels, rows))
     start = time.process_time()
     jax.block_until_ready(epoch(state, labels, rows))
@@ -287,16 +287,16 @@ def convolution_steps(
 ): # a step at a time, without end
     "A network's convolutions and dense layers, forwards and backwards, with nothing around them."
     seen, layers = [], [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    note = lambda layer, given, out: seen.append((layer, *(channels_last(t.detach()) for t in (*given, out))))
+    note = lambda layer, inputs, out: seen.append((layer, *(channels_last(t.detach()) for t in (*inputs, out))))
     handles = [layer.register_forward_hook(note) for layer in layers]
     network(x)
     for handle in handles: handle.remove()
     network.to(memory_format=torch.channels_last)
-    for _, given, _ in seen[1:]: given.requires_grad_()
+    for _, inputs, _ in seen[1:]: inputs.requires_grad_()
     while True:
-        for layer, given, out in seen:
-            wanted = [t for t in (*layer.parameters(), given) if t.requires_grad]
-            torch.autograd.grad(layer(given), wanted, out)
+        for layer, inputs, out in seen:
+            wanted = [t for t in (*layer.parameters(), inputs) if t.requires_grad]
+            torch.autograd.grad(layer(inputs), wanted, out)
         yield
 
 def bench_networks(
@@ -448,29 +448,29 @@ def main(
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
     for name, default in (("runs", 20), ("compiled", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
-    if given.worker: return print(json.dumps(_measured(given)))
-    try: check_there(given.device)
+    args = parser.parse_args(argv)
+    if args.worker: return print(json.dumps(_measured(args)))
+    try: check_there(args.device)
     except ValueError as error: raise SystemExit(str(error)) from None
-    if given.device != "cpu": return print(bench_gpu(given.device).round(3).to_string(index=False))
+    if args.device != "cpu": return print(bench_gpu(args.device).round(3).to_string(index=False))
     others = [dict(paper=paper, precision=precision) for paper in list(LOSSES)[1:]
               for precision in ("fp32", "bf16")]
     settings = [dict(), dict(n_runs=40), dict(precision="bf16"), *others]
-    settings = [setting for setting in settings if setting.get("paper", "patrini2017") in given.papers]
-    if given.compile: settings += [dict(compiled=True), dict(precision="bf16", compiled=True)]
+    settings = [setting for setting in settings if setting.get("paper", "patrini2017") in args.papers]
+    if args.compile: settings += [dict(compiled=True), dict(precision="bf16", compiled=True)]
     if not jax_version(): print("JAX is not installed and so not measured: pip install jax")
-    medians = write_bench(pd.concat([bench(given.rounds, **setting) for setting in settings]), given.file)
+    medians = write_bench(pd.concat([bench(args.rounds, **setting) for setting in settings]), args.file)
     print(medians.to_string(index=False))
-    print(write_networks(bench_networks(given.rounds), given.file).to_string(index=False))
+    print(write_networks(bench_networks(args.rounds), args.file).to_string(index=False))
 
-def _measured(given):
-    if given.worker == "network": return reached_seconds(given.network, given.batches)
-    if given.worker == "products": return product_seconds(given.runs, given.batches, given.precision)
+def _measured(args):
+    if args.worker == "network": return reached_seconds(args.network, args.batches)
+    if args.worker == "products": return product_seconds(args.runs, args.batches, args.precision)
     mnist = data.load("mnist")
-    if given.worker == "plain": return plain_seconds(mnist, 3 * given.batches)
-    if given.worker == "jax": return jax_seconds(trainer(mnist, given.runs, "cross_entropy"), given.batches)
-    options = dict(precision=given.precision, compiled=bool(given.compiled))
-    return trainer_seconds(trainer(mnist, given.runs, given.paper, **options), given.batches)
+    if args.worker == "plain": return plain_seconds(mnist, 3 * args.batches)
+    if args.worker == "jax": return jax_seconds(trainer(mnist, args.runs, "cross_entropy"), args.batches)
+    options = dict(precision=args.precision, compiled=bool(args.compiled))
+    return trainer_seconds(trainer(mnist, args.runs, args.paper, **options), args.batches)
 
 
 if __name__ == "__main__": main()
