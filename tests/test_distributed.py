@@ -294,7 +294,7 @@ def test_several_devices_need_a_folder(monkeypatch):
         job.train_on_several(block(), "cpu,cpu", None)
 
 def test_a_batch_that_trains_together_is_refused_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_snakemake", None)
+    monkeypatch.setattr(batch, "_start", None)
     table = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))
     with pytest.raises(ValueError, match="^device: expected one, as these runs train together"):
         batch.run_blocks(table, tmp_path, "cuda:0,cuda:1")

@@ -128,14 +128,18 @@ def cut(
     megabytes: float = 59., # of a part, at most
 ) -> dict: # part → SHA-256
     "A folder as one archive in parts."
-    own = lambda member: member.replace(mtime=0, uid=0, gid=0, uname="", gname="", deep=False)
     with TemporaryFile(dir=parts) as whole:
         with tarfile.open(fileobj=whole, mode="w") as archive:
             for file in sorted(f for f in source.rglob("*") if f.is_file()):
-                archive.addfile(own(archive.gettarinfo(file, file.relative_to(source))), open(file, "rb"))
+                archive.add(file, file.relative_to(source), filter=_anonymous)
         whole.seek(0)
         pieces = iter(lambda: whole.read(int(megabytes * 1e6)), b"")
         return dict(_written(parts / f"{source.name}.{i}", raw) for i, raw in enumerate(pieces, 1))
+
+def _anonymous(member):
+    member.mtime = member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 def _written(path, raw):
     with atomic_write(path) as part: part.write_bytes(raw)
