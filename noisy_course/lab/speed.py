@@ -287,8 +287,7 @@ def convolution_steps(
 ): # a step at a time, without end
     "A network's convolutions and dense layers, forwards and backwards, with nothing around them."
     seen, layers = [], [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    note = lambda layer, inputs, out: seen.append(
-        (layer, *(channels_last(t.detach()) for t in (*inputs, out))))
+    def note(layer, inputs, out): seen.append((layer, *(channels_last(t.detach()) for t in (*inputs, out))))
     handles = [layer.register_forward_hook(note) for layer in layers]
     network(x)
     for handle in handles: handle.remove()
