@@ -16,8 +16,8 @@ from noisy_course import noise
 from noisy_course.basics import check_frame, require
 from noisy_course.lab import identity, protocols
 from noisy_course.lab.papers import KNOWN, QUOTED, TABLES
-from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, SCALES, USUAL, Grid, as_in_the_code,
-                                        at_scale, scaled, shortened)
+from noisy_course.lab.protocols import (DATASETS, NETWORKS, NOISES, OPTIMIZERS, SCALES, USUAL, Grid,
+                                        as_in_the_code, at_scale, scaled, shortened, standing_in)
 from noisy_course.method import Recipe
 
 
@@ -123,6 +123,7 @@ class Block:
     label_stop: int = 0 # epoch from which they stay; 0 for none
     top: int = 0 # how many hard labels change an epoch; 0 for all
     prior: str = "" # "labels" counts the classes on the given labels; else all are as frequent
+    optimizer: str = "" # a key of OPTIMIZERS in place of the recipe's own
     checked: float = 0. # share of the training samples, the first ones, whose labels are true and known to be
 
     def __post_init__(self):
@@ -159,7 +160,7 @@ class Block:
 WORDS = dict(
     dataset=DATASETS, model=NETWORKS, noise=NOISES, scale=[*SCALES], precision=["fp32", "bf16"],
     network=["", *NETWORKS], decay=["weights", "rate"], outside=["", *DATASETS],
-    inputs=["", "whitened", "features"],
+    inputs=["", "whitened", "features"], optimizer=["", *OPTIMIZERS],
     prior=["", "labels"])
 
 def _word(name, value):
@@ -245,7 +246,8 @@ def block_recipe(
 ) -> Recipe:
     "How a block is trained: the protocol of its table at its scale."
     part = at_scale(grid(block.paper, block.table).part(block.dataset, block.model), block.scale)
-    recipe = part.recipe if block.decay == "weights" else as_in_the_code(part.recipe)
+    recipe = standing_in(part.recipe, block.network, block.optimizer)
+    if block.decay == "rate": recipe = as_in_the_code(recipe)
     recipe = replace(shortened(recipe, block.epochs), precision=block.precision)
     if not recipe.first_stage:
         return recipe if not block.lr else replace(recipe, optimizer=partial(recipe.optimizer, lr=block.lr))

@@ -39,6 +39,8 @@ def sgd(
     "Stochastic gradient descent as the papers use it for convolutional networks."
     return torch.optim.SGD(parameters, lr=lr, momentum=.9, weight_decay=weight_decay)
 
+OPTIMIZERS = dict(adam=torch.optim.Adam, sgd=partial(sgd, weight_decay=0.)) # in place of a paper's own
+
 def crop_and_flip(
     x, # images, (B, C, height, width)
     generator, # of the draws
@@ -129,7 +131,7 @@ class Grid:
         require(pairs, "variants", "a tuple of (hyper-parameters, names of methods) pairs",
                 repr(self.variants))
         for numbers, methods in self.variants:
-            _known_keys("variants", numbers, USUAL)
+            _known_keys("variants", numbers, [*USUAL, *SIZES])
             _known_methods("variants", methods)
 
     def part(self,
@@ -227,7 +229,8 @@ METHODS = (loss_correction.METHODS | generalized_cross_entropy.METHODS | symmetr
            | nnaqc.METHODS | joint_optimization.METHODS)
 USUAL = dict(epochs=50, dropout=0., percentile=97., clip=0., q=.7, prune_start=0, prune_every=0, alpha=.1,
              beta=1., A=-4., decay="weights", flips="", outside="", inputs="", lr=0., first_epochs=0,
-             label_start=0, label_stop=0, top=0, prior="", checked=0.)
+             label_start=0, label_stop=0, top=0, prior="", checked=0., optimizer="")
+SIZES = "samples", "network" # which candidates for a smaller scale try, beside hyper-parameters
 
 COLUMNS = dict(start="prune_start", every="prune_every") # hyper-parameters that a table names otherwise
 
@@ -302,6 +305,30 @@ METHODS |= {m.name: m for m in HANDED_ON}
 RESIDUAL = Recipe(optimizer=sgd, augment=crop_and_flip, runs_at_once=1)
 EARLY, LATE = dict(epochs=120, schedule=milestones(40, 80)), dict(epochs=150, schedule=milestones(80, 120))
 
+
+# What a laptop does instead of the paper is chosen among candidates, and by cross-entropy alone: it should
+# learn without noise, and memorise with it, as much as the paper's. Then all methods are trained so.
+def candidates(
+    part: Part, # of the paper's table
+    noises: tuple, # (kind, rate) pairs: without noise, and the two highest rates
+    *ways: dict, # samples, epochs, optimizer, lr … of each candidate
+) -> Grid: # of cross-entropy alone, one run each
+    "What might stand for a part of a table on a laptop: the fully connected network, in some ways."
+    numbers = [dict(network="mlp") | way for way in ways]
+    return Grid((replace(part, noises=noises, seeds=1),), tuple((n, ("cross_entropy",)) for n in numbers))
+
+# Another network may stand in for the paper's. One without convolutions wants no crops and flips, and trains
+# beside others; and it may want another optimizer.
+def standing_in(
+    recipe: Recipe | None, # of the paper; or none, as of a first stage
+    network: str, # what stands in, if anything does
+    optimizer: str, # a key of `OPTIMIZERS`, or nothing
+) -> Recipe | None: # for that network
+    "How a network that stands in for the paper's is trained."
+    if recipe is None: return None
+    recipe = replace(recipe, first_stage=standing_in(recipe.first_stage, network, optimizer))
+    if network == "mlp": recipe = replace(recipe, augment=None, runs_at_once=None)
+    return replace(recipe, optimizer=OPTIMIZERS[optimizer]) if optimizer else recipe
 
 def as_in_the_code(
     recipe: Recipe, # of the text

@@ -4,7 +4,8 @@ from functools import partial
 
 
 from noisy_course.lab.papers.wang2019 import CLOTHES
-from noisy_course.lab.protocols import HANDED_ON, LATE, RESIDUAL, Grid, Paper, Part, milestones, sgd
+from noisy_course.lab.protocols import (HANDED_ON, LATE, RESIDUAL, Grid, Paper, Part, candidates, milestones,
+                                        sgd)
 from noisy_course.method import Recipe, TrainingState
 
 
@@ -40,6 +41,11 @@ SIX_RATES = _simplex(0., .05, .1, .3, .5, .7)
 TABLES["table1"] = _sized(SIX_RATES, 0, 0, 10000)
 TABLES["table1b"] = _sized(SIX_RATES, 40000, 30000, 6667)
 TABLES["table1c"] = _sized(SIX_RATES[:-1], 20000, 10000, 3333)
+
+SOME = dict(samples=10000, epochs=60)
+TABLES["candidates"] = candidates(TABLES["table1"].parts[0], _simplex(0., .5, .7),
+    SOME, SOME | dict(optimizer="sgd", lr=.01), SOME | dict(optimizer="sgd", lr=.1),
+    SOME | dict(optimizer="adam", lr=.001), SOME | dict(epochs=30, optimizer="adam", lr=.001))
 
 MANY = _simplex(0., .05, .1, .3, .5, .6)
 HUNDRED = (Part("cifar100", "lc_cnn", MANY, QUICK, seeds=1),

@@ -7,7 +7,7 @@ import pandas as pd
 from noisy_course.basics import pick
 from noisy_course.joint_optimization import label_accuracy, labels_found
 from noisy_course.lab.cells import ASSETS, block_title, lead, listed, named, setting_title
-from noisy_course.lab.protocols import EARLY, Grid, Paper, Part, crop_and_flip, milestones, sgd
+from noisy_course.lab.protocols import EARLY, Grid, Paper, Part, candidates, crop_and_flip, milestones, sgd
 from noisy_course.lab.sections import at_scales, banded, curve_of, drawn, frame_table, plus_minus, section
 from noisy_course.plots import curves, pretty
 from noisy_course.method import Recipe
@@ -43,6 +43,12 @@ TABLES["table2"] = Grid((replace(SQUARE, noises=tuple(("asymmetric", r) for r in
                                  usual=ASYMMETRIC),), (({}, ("cross_entropy", "forward",
     "joint_optimization")),))
 
+
+SOME = dict(inputs="features", samples=10000, epochs=60)
+TABLES["candidates"] = candidates(replace(SQUARE, recipe=replace(TANAKA, first_stage=None)),
+    (("none", 0.), ("redrawn", .7), ("redrawn", .9)), SOME, SOME | dict(optimizer="sgd", lr=.1),
+    SOME | dict(optimizer="sgd", lr=.02), SOME | dict(optimizer="adam", lr=.001),
+    SOME | dict(epochs=120, optimizer="sgd", lr=.1), SOME | dict(epochs=120, optimizer="adam", lr=.001))
 
 # Clothing1M has a recipe of its own; its labels change from the first epoch on, and the prior is counted on
 # the noisy labels. The paper validates on the data set's clean images; ours holds out 1 % with noisy

@@ -8,7 +8,8 @@ import pandas as pd
 from noisy_course.basics import pick
 from noisy_course.data import CIFAR10_CLASSES
 from noisy_course.lab.cells import lead, setting_title, without
-from noisy_course.lab.protocols import EARLY, LATE, Grid, Paper, Part, milestones, sgd, shift_and_flip
+from noisy_course.lab.protocols import (EARLY, LATE, Grid, Paper, Part, candidates, milestones, sgd,
+                                        shift_and_flip)
 from noisy_course.lab.sections import at_scales, banded, curve_of, drawn, frame_table, section
 from noisy_course.plots import bars, curves, numbered_points, pretty
 from noisy_course.symmetric_cross_entropy import class_accuracy, confidence, embedding, true_positives
@@ -89,6 +90,12 @@ CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1)
                recipe=Recipe(epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3),
                              schedule=milestones(5), select="valid_accuracy", runs_at_once=1,
                              valid_fraction=.01))
+SOME = dict(samples=5000, epochs=60)
+TABLES["candidates"] = candidates(DIGITS, (("none", 0.), ("symmetric", .6), ("symmetric", .8)),
+    SOME, SOME | dict(optimizer="sgd", lr=.1), SOME | dict(optimizer="sgd", lr=.01),
+    SOME | dict(optimizer="adam", lr=.001), SOME | dict(optimizer="adam", lr=.003),
+    SOME | dict(samples=10000, optimizer="adam", lr=.001))
+
 TABLES["table3"] = Grid((CLOTHES,), (({}, tuple(m for m in SEVEN if m != "label_smoothing")),))
 
 

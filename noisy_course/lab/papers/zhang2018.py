@@ -9,7 +9,7 @@ import torch
 from noisy_course.basics import pick
 from noisy_course.generalized_cross_entropy import beliefs
 from noisy_course.lab.cells import cell_means, lead, listed, named, setting_title, without
-from noisy_course.lab.protocols import EARLY, LATE, RESIDUAL, Grid, Paper, Part
+from noisy_course.lab.protocols import EARLY, LATE, RESIDUAL, Grid, Paper, Part, candidates
 from noisy_course.lab.sections import METRICS, at_scales, banded, curve_of, drawn, frame_table, section
 from noisy_course.plots import curves, pretty
 
@@ -37,6 +37,11 @@ CIFAR100 = Part("cifar100", "resnet34", RATES, replace(ZHANG, **LATE),
                 usual=dict(prune_start=80, prune_every=10, percentile=100., flips="circle"))
 TABLES["table1"] = Grid((FASHION, CIFAR10, CIFAR100), (({}, SIX),))
 
+
+SOME = dict(samples=10000, epochs=60)
+TABLES["candidates"] = candidates(FASHION, (("symmetric", .2), ("symmetric", .6), ("symmetric", .8)),
+    SOME, SOME | dict(optimizer="sgd", lr=.1), SOME | dict(optimizer="adam", lr=.001),
+    SOME | dict(epochs=20, optimizer="adam", lr=.001), SOME | dict(samples=20000, optimizer="adam", lr=.001))
 
 # Table 2 has a plain network, 100 epochs, no augmentation, and pruning from epoch 10; the optimizer is
 # “identical” to that of another paper, and we take this one's. Its first row is open-set noise: four images
