@@ -137,10 +137,11 @@ def score(
 # scale.
 def all_sides(
     results: pd.DataFrame, # from `read_results`
+    paper: str = "", # only this one's tables, e.g. "patrini2017"
 ) -> list: # of what `side_by_side` gives
     "Every published table at every scale that has results."
-    return [side_by_side(results, *t, scale) for t in published_tables() for scale in _scales(results, *t)
-            or [""]]
+    tables = [(owner, table) for owner, table in published_tables() if paper in ("", owner)]
+    return [side_by_side(results, *t, scale) for t in tables for scale in _scales(results, *t) or [""]]
 
 def which_table(
     both: pd.DataFrame, # from `side_by_side`

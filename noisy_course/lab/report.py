@@ -13,7 +13,7 @@ from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, n
 from noisy_course.lab.comparison import (all_sides, by_table, findings, in_place, in_words, published_tables,
                                          readable, reasons, score, terminal_table, verdict, which_table)
 from noisy_course.lab.pages import Page, draw, write_pages
-from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, add_file
+from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, PAPERS, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
 from noisy_course.lab.sections import curve_points, drawn, frame_table, plus_minus, section, training_curves
 from noisy_course.plots import matrices, pretty
@@ -325,8 +325,8 @@ def result_pages(
     notes: dict = NOTES, # paper → what is to be known of all its tables
 ) -> Iterator[Page]: # tables, each followed by its figures, curves, matrices, differences, provenance
     "The pages about results, which report and site share."
-    grids = {of: published(*of).grid.iloc[0] for of in published_tables()}
     tables = by_table(sides)
+    grids = {of: published(*of).grid.iloc[0] for of in tables}
     for paper, table in (of for of, grid in grids.items() if of[1] == grid):
         own = _in_order(pick(results, paper=paper), paper, table)
         run = {scale: both for scale, both in tables[paper, table].items() if both.our_n.notna().any()}
@@ -343,12 +343,13 @@ def write_report(
     folder: str | Path, # where the pages go; made if missing
     scale: str | None = None, # one scale; every scale, each in its own sections, if none
     notes: dict = NOTES, # paper → what is to be known of all its tables
+    paper: str = "", # only this one's pages, e.g. "patrini2017"
 ) -> Path: # index.html
     "Write the report as a folder of HTML pages that opens offline."
     require(scale is None or scale in {*SCALES, *results.scale}, "scale", f"one of {', '.join(SCALES)}",
             scale)
     results = results if scale is None else pick(results, scale=scale)
-    sides = all_sides(results)
+    sides = all_sides(results, paper)
     title = "Paper beside ours"
     front = Page("index.html", title, draw("results", title, "", [overview(sides)]))
     return write_pages([front, *result_pages(results, sides, notes)], folder)
@@ -356,8 +357,8 @@ def write_report(
 
 # The command
 
-# `make run` and `make report` end here: `python -m noisy_course.lab.report patrini2017 table2`.
-# It looks in your own results first, then in those that come with the repository.
+# `make run` ends here: `python -m noisy_course.lab.report patrini2017 table2` writes the pages of that paper,
+# without a paper those of all. It looks in your own results first, then in those of the repository.
 def folders() -> list[Path]: # absolute
     "The folders of results that are there: one's own, then those of the repository."
     home = (data.settings_file() or Path("settings.ini")).parent
@@ -372,7 +373,8 @@ def _show(args, results):
     if args.paper and (args.paper, args.table) in published_tables():
         print(terminal_table(results, args.paper, args.table, args.scale, args.dataset, notes))
     elif args.paper: print(_own_means(args, results))
-    print(f"\nreport:             {write_report(results, args.site, notes=notes).resolve()}")
+    own = args.paper if args.paper in PAPERS else ""
+    print(f"\nreport:             {write_report(results, args.site, notes=notes, paper=own).resolve()}")
     notebooks = results_folder()/"notebooks"
     if notebooks.is_dir(): print(f"executed notebooks: {notebooks.resolve()}")
 
