@@ -22,8 +22,9 @@ TABLES = {}
 # Wang et al. 2019
 
 # §5.2. The weights of the loss change with the data set, and on CIFAR at 40 % class-dependent noise too.
-# Which epoch is reported is not said; the table takes the last. On a laptop, MNIST keeps its network and
-# gets 10,000 images, ten epochs and one run.
+# Which epoch is reported is not said; the table takes the last. On a laptop, MNIST is 5,000 images and the
+# fully connected network, trained so that cross-entropy memorises wrong labels as in the paper: of the
+# candidates below this one ends nearest to the paper's cross-entropy in three settings.
 SEVEN = ("cross_entropy", "label_smoothing", "bootstrap_hard", "forward", "d2l", "generalized_cross_entropy",
          "symmetric_cross_entropy")
 WANG_NOISE = (("none", 0.), *(("symmetric", r) for r in (.2, .4, .6, .8)),
@@ -32,7 +33,8 @@ WORST = WANG_NOISE[-1:]
 
 WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", runs_at_once=1)
 DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)),
-              usual=dict(alpha=.01), laptop=dict(samples=10000, epochs=10, seeds=1))
+              usual=dict(alpha=.01), laptop=dict(network="mlp", samples=5000, epochs=60, seeds=3,
+                                                 usual=dict(alpha=.01, optimizer="sgd", lr=.1)))
 PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY),
               usual=dict(alpha=.1))
 FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE),
@@ -80,16 +82,10 @@ TABLES["figure9"] = Grid((HARD,),
 # CIFAR-10's. Nor is a validation set: we hold out 1 % of the noisy images.
 # And the authors' code does not train as the text says. On MNIST the text has a weight decay of
 # $5\times10^{-3}$; the code gives Keras' SGD a `decay` of $10^{-4}$, which is none of the weights but of
-# the learning rate, divided by $1+10^{-4}$ times the steps so far. That is an ablation; so are as many
-# epochs on a laptop as the paper has.
-LONGER = ("cross_entropy", "d2l", "generalized_cross_entropy", "symmetric_cross_entropy")
-TABLES["ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),),
-    ((dict(decay="rate"), SEVEN), (dict(epochs=50), LONGER), (dict(epochs=50, decay="rate"), LONGER)))
+# the learning rate, divided by $1+10^{-4}$ times the steps so far. That is an ablation.
+TABLES["ablation"] = Grid((replace(DIGITS, noises=WANG_NOISE[2:5]),), ((dict(decay="rate"), SEVEN),))
 
-CLOTHES = Part("clothing1m", "resnet50", (("real", .385),), usual=dict(alpha=.1), seeds=1,
-               recipe=Recipe(epochs=10, batch_size=64, optimizer=partial(sgd, lr=1e-3, weight_decay=1e-3),
-                             schedule=milestones(5), select="valid_accuracy", runs_at_once=1,
-                             valid_fraction=.01))
+# Which way of training stands for the paper's on a laptop, by cross-entropy alone:
 SOME = dict(samples=5000, epochs=60)
 TABLES["candidates"] = candidates(DIGITS, (("none", 0.), ("symmetric", .6), ("symmetric", .8)),
     SOME, SOME | dict(optimizer="sgd", lr=.1), SOME | dict(optimizer="sgd", lr=.01),
