@@ -26,6 +26,7 @@ FLOORS = [
     *(f"lab.papers.{name}" for name in "patrini2017 zhang2018 wang2019 jindal2019 tanaka2018 course".split()),
     "lab.papers",
     "lab.identity", "lab.grid", "lab.incoming lab.job", "lab.forecast", "lab.batch", "lab.comparison",
+    "lab.found",
     "lab.workshop lab.speed lab.gpu_pack lab.report", "lab.chapters", "lab.site"]
 PLACE = {name: k for k, name in enumerate(" ".join(FLOORS).split())}
 

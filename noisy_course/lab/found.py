@@ -63,30 +63,29 @@ def _sentence(kind, cells, outcomes):
 def _runs(n): return f"{n.median():.0f} {'run' if n.median() == 1 else 'runs'}"
 
 
-# A conclusion is held if it holds in every setting of ours, and not held if it holds in fewer than half.
+# Each setting counts once, at the largest scale that it was run at.
 def conclusions(
     sides: list, # of one paper, from `all_sides`
-) -> pd.DataFrame: # one row a conclusion and table, at the largest scale that was run
+) -> pd.DataFrame: # one row a conclusion and table
     "What a paper concludes, and whether it holds in ours."
-    best = {}
-    for both in sides:
-        paper, table, scale = which_table(both).values()
-        known = (paper, table) in FINDINGS and scale in ("paper", "laptop") and both.our_n.notna().any()
-        if known: best.setdefault(table, []).append(both)
-    rows = [row for table, found in best.items() for row in _concluded(table, found)]
-    return pd.DataFrame(rows).drop_duplicates() if rows else pd.DataFrame()
+    known = [both[both.scale != "smoke"] for both in sides if which_table(both)["table"] in _judged(both)]
+    found = [findings(both).assign(table=both.table.iloc[0]) for both in known if both.our_n.notna().any()]
+    if not found: return pd.DataFrame()
+    return pd.DataFrame([_concluded(table, claim, part) for (table, claim), part
+                         in pd.concat(found).groupby(["table", "claim"], sort=False)])
 
-def _concluded(table, found):
-    for both in found:
-        for claim, part in findings(both).groupby("claim", sort=False):
-            run = part[part.ours_holds != "not run"]
-            if run.empty: continue
-            held, printed = (run.ours_holds == "yes").sum(), (part.paper_holds == "yes").sum()
-            yield {"it concludes": claim, "table": named(table), "scale of ours": both.scale.iloc[0],
-                   "in its own table": f"{printed} of {len(part)}", "in ours": f"{held} of {len(run)}",
-                   "so it": _word(held / len(run))}
+def _judged(both): return {table for paper, table in FINDINGS if paper == both.paper.iloc[0]}
 
-def _word(share): return "holds" if share == 1 else "holds mostly" if share >= .5 else "does not hold"
+def _concluded(table, claim, part):
+    printed, run = part.drop_duplicates(SETTING), part[part.ours_holds != "not run"].drop_duplicates(SETTING)
+    held = (run.ours_holds == "yes").sum()
+    return {"it concludes": claim, "table": named(table),
+            "in its own table": f"{(printed.paper_holds == 'yes').sum()} of {len(printed)} settings",
+            "in ours": f"{held} of {len(run)}", "so it": _word(held, len(run))}
+
+def _word(held, of):
+    if not of: return "was not run"
+    return "holds" if held == of else "holds mostly" if 2 * held >= of else "does not hold"
 
 
 # In a picture
@@ -128,4 +127,5 @@ def opening(
         found = conclusions(own)
         tables = [frame_table(found, "What it concludes, counted over settings.")] if len(found) else []
         yield section(named(paper), NOTES.get(paper, ""), *sentences(own), tables=tables,
-                      figures=[drawn(cloud(paper, own), "Each point is a cell; on the line both agree.")])
+                      figures=[drawn(cloud(paper, own), "Each point is a cell; on the line both agree.")],
+                      level=3)

@@ -12,6 +12,7 @@ from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, n
                                     orderings, published, setting_title, span, stand_in)
 from noisy_course.lab.comparison import (all_sides, by_table, findings, in_place, in_words, published_tables,
                                          readable, reasons, score, terminal_table, verdict, which_table)
+from noisy_course.lab.found import opening
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, PAPERS, add_file
 from noisy_course.lab.results import CELL, SCALES, read_results, results_folder
@@ -351,7 +352,7 @@ def write_report(
     results = results if scale is None else pick(results, scale=scale)
     sides = all_sides(results, paper)
     title = "Paper beside ours"
-    front = Page("index.html", title, draw("results", title, "", [overview(sides)]))
+    front = Page("index.html", title, draw("results", title, "", [*opening(sides), overview(sides)]))
     return write_pages([front, *result_pages(results, sides, notes)], folder)
 
 

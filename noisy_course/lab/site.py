@@ -30,6 +30,7 @@ from noisy_course.lab.chapters import (Equation, Piece, by_chapter, definitions,
                                        slug, taught)
 from noisy_course.lab.comparison import (all_sides, by_table, findings, markdown_table, papers_table,
                                          published_tables, which_table)
+from noisy_course.lab.found import opening
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import FINDINGS, PAPERS, QUOTED, TABLES
 from noisy_course.lab.results import read_results, results_folder
@@ -362,9 +363,10 @@ def front_body(
     linked = close
     for p in PAPERS: linked = linked.replace(f"| {named(p)} |", f"| [{named(p)}](/papers/{p}.html) |")
     return render("# noisy_course: learning with noisy labels", WELCOME,
-                  "\n".join(f"1. [{plain(p.title)}](/{p.file})" for p in chapters), "## How close",
-                  linked or "No results yet.", plain(note),
-                  draw("sections", [report.overview(sides) | dict(title="Every table", text=[])]))
+                  "\n".join(f"1. [{plain(p.title)}](/{p.file})" for p in chapters), "## What was found",
+                  draw("sections", [*opening(sides),
+                                    report.overview(sides) | dict(title="Every table", text=[])]),
+                  "## How close", linked or "No results yet.", plain(note))
 
 
 # Building
