@@ -106,6 +106,31 @@ def in_place(
     return pd.concat([results[(results.paper != paper) | (results.table != table)], ours], ignore_index=True)
 
 
+# What stands for the paper on a laptop
+
+# A laptop's scale is chosen among candidates, by cross-entropy alone: of each candidate we compare what the
+# table reports of cross-entropy with the paper, and keep what its best epoch had. What lies between the two
+# is what it memorised.
+CANDIDATES = "candidates", "steps" # tables of cross-entropy alone
+
+def calibration(
+    results: pd.DataFrame, # from `read_results`
+    paper: str, # e.g. "wang2019"
+) -> pd.DataFrame: # one row a candidate and setting: variant, printed, ours, best; empty if there are none
+    "Cross-entropy as the paper printed it, and as each candidate for a laptop has it."
+    tried = results[(results.paper == paper) & results.table.isin(CANDIDATES)]
+    theirs = published(*next(of for of in published_tables() if of[0] == paper))
+    found = [_candidate(part, theirs).assign(variant=variant)
+             for variant, part in tried.groupby("variant", sort=False)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+def _candidate(part, theirs):
+    ours = cell_means(part, theirs.metric.iloc[0]).rename(columns=dict(mean="ours"))
+    peaks = pick(part, metric="test_accuracy").groupby([*CELL, "seed"]).value.max().groupby(CELL).mean()
+    both = ours.merge(theirs.rename(columns=dict(mean="printed"))[[*CELL, "printed"]], on=CELL)
+    return both[[*CELL, "printed", "ours"]].merge(peaks.rename("best").reset_index(), on=CELL)
+
+
 # How much is done
 
 # `coverage` says, for every published table and every scale, how many cells there are, and how close.

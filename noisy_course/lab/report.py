@@ -10,8 +10,9 @@ from noisy_course import data
 from noisy_course.basics import SETTING, pick, require
 from noisy_course.lab.cells import (OUTCOMES, block_title, cell_means, listed, named, number,
                                     orderings, published, setting_title, span, stand_in)
-from noisy_course.lab.comparison import (all_sides, by_table, findings, in_place, in_words, published_tables,
-                                         readable, reasons, score, terminal_table, verdict, which_table)
+from noisy_course.lab.comparison import (all_sides, by_table, calibration, findings, in_place, in_words,
+                                         published_tables, readable, reasons, score, terminal_table,
+                                         verdict, which_table)
 from noisy_course.lab.found import opening
 from noisy_course.lab.pages import Page, draw, write_pages
 from noisy_course.lab.papers import CONCLUSIONS, FIGURES, FINDINGS, NOTES, PAPERS, add_file
@@ -305,9 +306,28 @@ def _by_block(sides):
                          for block, part in parts])
 
 
+# How a laptop's scale was chosen, on the page of the table that it was chosen for:
+def _chosen_page(results, paper, table, sides):
+    tried = calibration(results, paper)
+    if tried.empty or table != next(t for p, t in published_tables() if p == paper): return
+    tried = tried.sort_values("rate", kind="stable")
+    tried = tried.assign(setting=[setting_title(*s) for s in tried[["noise", "rate"]].to_numpy()],
+                         cell=[f"{number(r.ours)} (best {number(r.best)})" for r in tried.itertuples()],
+                         distance=(tried.ours - tried.printed).abs())
+    frame = tried.pivot(index="variant", columns="setting", values="cell")[tried.setting.unique()]
+    far = tried.groupby("variant").distance.mean().rename("mean |ours − paper|")
+    printed = tried.drop_duplicates("setting").set_index("setting").printed.map(number)
+    frame = pd.concat([printed.to_frame("the paper").T, frame.join(far).sort_values(far.name)])
+    yield section("Candidates", "Only cross-entropy was looked at when this was chosen. An accuracy is the "
+                  "one the table reports; its best epoch stands in brackets.",
+                  tables=[frame_table(frame.rename_axis("candidate").reset_index().fillna({far.name: 0}),
+                                      "Cross-entropy in the paper, and trained in each way, percent.")])
+
+
 # Tables that come from the same runs share a page. Pages follow the order of the paper, whatever the order of
 # the files.
 PAGES = [("curves", "Training curves", _curves_page), ("matrices", "T̂ beside T", _matrix_page),
+         ("candidates", "How the laptop's scale was chosen", _chosen_page),
          ("differences", "Differences over 2 points", _why_page),
          ("provenance", "Provenance", _provenance_page)]
 
