@@ -113,7 +113,8 @@ def _points(kind, cells, style):
 
 def _claim(cells, outcomes):
     full = cells[cells.kind == KINDS["paper"]]
-    if len(full): return f"{(full.difference.abs() <= 2).sum()} of {len(full)} cells at its scale within 2 points"
+    near = (full.difference.abs() <= 2).sum()
+    if len(full): return f"{near} of {len(full)} cells at its scale within 2 points"
     return f"{_percent((outcomes == 'holds').sum(), len(outcomes))} of its orderings hold"
 
 
