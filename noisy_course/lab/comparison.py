@@ -111,7 +111,7 @@ def in_place(
 # A laptop's scale is chosen among candidates, by cross-entropy alone: of each candidate we compare what the
 # table reports of cross-entropy with the paper, and keep what its best epoch had. What lies between the two
 # is what it memorised.
-CANDIDATES = "candidates", "steps" # tables of cross-entropy alone
+CANDIDATES = "candidates", "candidates_cifar10", "steps" # tables of cross-entropy alone
 
 def calibration(
     results: pd.DataFrame, # from `read_results`
@@ -121,7 +121,7 @@ def calibration(
     tried = results[(results.paper == paper) & results.table.isin(CANDIDATES)]
     theirs = published(*next(of for of in published_tables() if of[0] == paper))
     found = [_candidate(part, theirs).assign(variant=variant)
-             for variant, part in tried.groupby("variant", sort=False)]
+             for (_, variant), part in tried.groupby(["dataset", "variant"], sort=False)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 def _candidate(part, theirs):

@@ -310,18 +310,22 @@ def _by_block(sides):
 def _chosen_page(results, paper, table, sides):
     tried = calibration(results, paper)
     if tried.empty or table != next(t for p, t in published_tables() if p == paper): return
-    tried = tried.sort_values("rate", kind="stable")
+    for block, part in tried.groupby(["dataset", "model"], sort=False):
+        yield section(block_title(*block), "Only cross-entropy was looked at when this was chosen. An accuracy "
+                      "is the one that the table reports; that of the best epoch stands in brackets.",
+                      tables=[frame_table(_candidates(part.sort_values("rate", kind="stable")),
+                                          "Cross-entropy in the paper, and trained in each way, percent.")])
+
+def _candidates(tried):
     tried = tried.assign(setting=[setting_title(*s) for s in tried[["noise", "rate"]].to_numpy()],
                          cell=[f"{number(r.ours)} (best {number(r.best)})" for r in tried.itertuples()],
                          distance=(tried.ours - tried.printed).abs())
     frame = tried.pivot(index="variant", columns="setting", values="cell")[tried.setting.unique()]
-    far = tried.groupby("variant").distance.mean().rename("mean |ours − paper|")
     printed = tried.drop_duplicates("setting").set_index("setting").printed.map(number)
-    frame = pd.concat([printed.to_frame("the paper").T, frame.join(far).sort_values(far.name)])
-    yield section("Candidates", "Only cross-entropy was looked at when this was chosen. An accuracy is the "
-                  "one the table reports; its best epoch stands in brackets.",
-                  tables=[frame_table(frame.rename_axis("candidate").reset_index().fillna({far.name: 0}),
-                                      "Cross-entropy in the paper, and trained in each way, percent.")])
+    printed = printed.to_frame("the paper").T
+    far = {"mean |ours − paper|": tried.groupby("variant").distance.mean()}
+    both = pd.concat([printed.assign(**dict.fromkeys(far, 0.)), frame.assign(**far).sort_values(*far)])
+    return both.rename_axis("candidate").reset_index()
 
 
 # Tables that come from the same runs share a page. Pages follow the order of the paper, whatever the order of

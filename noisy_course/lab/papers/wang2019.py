@@ -48,6 +48,10 @@ TABLES["candidates"] = candidates(DIGITS, (("none", 0.), ("symmetric", .6), ("sy
     SOME | dict(optimizer="adam", lr=.001), SOME | dict(optimizer="adam", lr=.003),
     SOME | dict(samples=10000, optimizer="adam", lr=.001))
 
+SEEN = SOME | dict(inputs="features")
+TABLES["candidates_cifar10"] = candidates(PHOTOS, (("none", 0.), ("symmetric", .6), ("symmetric", .8)),
+    SEEN, SEEN | dict(lr=.01), SEEN | dict(optimizer="sgd", lr=.1), SEEN | dict(optimizer="sgd", lr=.01))
+
 
 # Table 2 adds the mirror to other methods; forward correction takes it with a weight of 1 or, under class-
 # dependent noise, of 0.1. §5.1 has other numbers: a smaller learning rate and weight decay, and $A=-6$. Its

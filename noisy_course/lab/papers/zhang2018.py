@@ -38,10 +38,10 @@ CIFAR100 = Part("cifar100", "resnet34", RATES, replace(ZHANG, **LATE),
 TABLES["table1"] = Grid((FASHION, CIFAR10, CIFAR100), (({}, SIX),))
 
 
-SOME = dict(samples=10000, epochs=60)
-TABLES["candidates"] = candidates(FASHION, (("symmetric", .2), ("symmetric", .6), ("symmetric", .8)),
-    SOME, SOME | dict(optimizer="sgd", lr=.1), SOME | dict(optimizer="adam", lr=.001),
-    SOME | dict(epochs=20, optimizer="adam", lr=.001), SOME | dict(samples=20000, optimizer="adam", lr=.001))
+SEEN = dict(inputs="features", samples=5000, epochs=60)
+TABLES["candidates_cifar10"] = candidates(CIFAR10, (("symmetric", .2), ("symmetric", .6), ("symmetric", .8)),
+    SEEN, SEEN | dict(optimizer="sgd", lr=.01), SEEN | dict(optimizer="sgd", lr=.1),
+    SEEN | dict(optimizer="adam", lr=.001))
 
 # Table 2 has a plain network, 100 epochs, no augmentation, and pruning from epoch 10; the optimizer is
 # “identical” to that of another paper, and we take this one's. Its first row is open-set noise: four images
