@@ -311,10 +311,12 @@ def _chosen_page(results, paper, table, sides):
     tried = calibration(results, paper)
     if tried.empty or table != next(t for p, t in published_tables() if p == paper): return
     for block, part in tried.groupby(["dataset", "model"], sort=False):
-        yield section(block_title(*block), "Only cross-entropy was looked at when this was chosen. An accuracy "
-                      "is the one that the table reports; that of the best epoch stands in brackets.",
-                      tables=[frame_table(_candidates(part.sort_values("rate", kind="stable")),
-                                          "Cross-entropy in the paper, and trained in each way, percent.")])
+        yield section(block_title(*block), CHOSEN, tables=[frame_table(
+            _candidates(part.sort_values("rate", kind="stable")),
+            "Cross-entropy in the paper, and trained in each way, percent.")])
+
+CHOSEN = ("Only cross-entropy was looked at when this was chosen. An accuracy is the one that the table "
+          "reports; that of the best epoch stands in brackets.")
 
 def _candidates(tried):
     tried = tried.assign(setting=[setting_title(*s) for s in tried[["noise", "rate"]].to_numpy()],
