@@ -12,10 +12,10 @@ import torch
 from fastcore.test import expect_fail, test_close as close
 
 from noisy_course import data
-from noisy_course.lab import carried, job, locks, speed
-from noisy_course.lab.cells import (cell_means, highlights, published, setting_title, side_by_side,
+from noisy_course.lab import carried, found, job, locks, speed
+from noisy_course.lab.cells import (cell_means, highlights, orderings, published, setting_title, side_by_side,
                                     welch)
-from noisy_course.lab.comparison import calibration, far_cells, findings, in_place, score, verdict
+from noisy_course.lab.comparison import all_sides, calibration, far_cells, findings, in_place, score, verdict
 from noisy_course.lab.results import CELL, read_results
 from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
 from noisy_course.lab.grid import blocks, plan
@@ -232,3 +232,40 @@ def test_shares_of_the_peak_are_what_was_done_over_what_could_be():
     for row, operations in zip(small, work):
         close([row["share"] * row["engine"] * 1e9 / operations, row["ratio"] * row["engine"] / row["plain"]],
               [1, 1], eps=1e-9)
+
+
+# What the overview opens with
+
+def test_the_overview_says_what_was_found_of_each_paper(results):
+    sides = all_sides(results, "patrini2017")
+    full = next(both for both in sides if both.scale.iloc[0] == "paper")
+    first, *_ = said = found.sentences(sides)
+    run = full[full.our_n.notna()]
+    median = (run.our_mean - run.paper_mean).abs().median()
+    assert first.startswith(f"The paper's scale: {len(run)} cells were run, with 5 runs each and a median "
+                            f"difference of {median:.1f} points; of the paper's orderings of methods ")
+    outcomes = orderings(full).outcome
+    held, counted = (outcomes == "holds").sum(), (outcomes != "not run").sum()
+    assert f" {held} of {counted} ({held / counted:.0%}) hold and " in first
+    assert len(said) == len(set(found.cells_of(sides).kind))
+
+def test_each_cell_is_a_point_of_the_picture(results):
+    for paper in ("patrini2017", "wang2019"):
+        sides = all_sides(results, paper)
+        line, *clouds = found.cloud(paper, sides).data
+        assert line.x[0] == line.y[0] and line.x[1] == line.y[1]
+        assert sum(len(trace.x) for trace in clouds) == sum(both.our_n.notna().sum() for both in sides)
+        assert len({trace.marker.symbol for trace in clouds}) == len(clouds)
+    sides = all_sides(results, "patrini2017")
+    cells = found.cells_of(sides).query("scale == 'paper'")
+    near = (cells.our_mean - cells.paper_mean).abs().le(2).sum()
+    title = found.cloud("patrini2017", sides).layout.title.text
+    assert title == f"Patrini et al. 2017: {near} of {len(cells)} cells at its scale within 2 points"
+
+def test_a_setting_counts_once_for_a_conclusion(results):
+    "At the paper's scale where it was run there: MNIST at the paper's, IMDB on a laptop."
+    sides = all_sides(results, "patrini2017")
+    rows = found.conclusions(sides).set_index("it concludes")["in ours"]
+    assert rows["asymmetric: forward is at least as good as backward"].endswith(" of 4")
+    assert rows["symmetric, deep networks: no method leads forward by more than half a point"] == "0 of 0"
+    assert found.conclusions(all_sides(results.iloc[:0], "patrini2017")).empty
