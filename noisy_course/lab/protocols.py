@@ -206,8 +206,8 @@ def at_scale(
     "A part, made as small as the scale wants it."
     require(scale in SCALES, "scale", f"one of {', '.join(SCALES)}", repr(scale))
     if scale == "paper": return part
-    small = replace(part, **(part.laptop | SCALES[scale] if scale == "smoke" else SCALES[scale]
-                             | part.laptop))
+    own = part.laptop | dict(usual=part.usual | part.laptop.get("usual", {}))
+    small = replace(part, **(own | SCALES[scale] if scale == "smoke" else SCALES[scale] | own))
     return replace(small, usual=scaled(small.usual, small))
 
 
@@ -318,7 +318,7 @@ def candidates(
     return Grid((replace(part, noises=noises, seeds=1),), tuple((n, ("cross_entropy",)) for n in numbers))
 
 # Another network may stand in for the paper's. One without convolutions wants no crops and flips, and trains
-# beside others; and it may want another optimizer.
+# beside others; and it may want another optimizer. (A first step is part of its method, and keeps its own.)
 def standing_in(
     recipe: Recipe | None, # of the paper; or none, as of a first stage
     network: str, # what stands in, if anything does
@@ -326,7 +326,7 @@ def standing_in(
 ) -> Recipe | None: # for that network
     "How a network that stands in for the paper's is trained."
     if recipe is None: return None
-    recipe = replace(recipe, first_stage=standing_in(recipe.first_stage, network, optimizer))
+    recipe = replace(recipe, first_stage=standing_in(recipe.first_stage, network, ""))
     if network == "mlp": recipe = replace(recipe, augment=None, runs_at_once=None)
     return replace(recipe, optimizer=OPTIMIZERS[optimizer]) if optimizer else recipe
 

@@ -29,7 +29,7 @@ CODE, TEXT = dict(dropout=.2, clip=1e-7), dict(dropout=.5, clip=0.)
 
 PATRINI = (
     Part("mnist", "mlp", IMAGE_NOISE, Recipe(epochs=40), usual=CODE,
-         laptop=dict(seeds=3, epochs=5, usual=CODE | dict(lr=.03))),
+         laptop=dict(seeds=3, epochs=5, usual=dict(lr=.03))),
     Part("imdb", "embedding", IMDB_NOISE, Recipe(epochs=50, runs_at_once=1), usual=dict(dropout=.8),
          laptop=dict(samples=5000)),
     Part("imdb", "lstm", IMDB_NOISE, Recipe(epochs=50, optimizer=LSTM_ADAGRAD, runs_at_once=1),

@@ -34,7 +34,7 @@ WORST = WANG_NOISE[-1:]
 WANG = Recipe(optimizer=partial(sgd, lr=.1, weight_decay=5e-3), select="valid_accuracy", runs_at_once=1)
 DIGITS = Part("mnist", "cnn4", WANG_NOISE, replace(WANG, epochs=50, schedule=milestones(10, 30)),
               usual=dict(alpha=.01), laptop=dict(network="mlp", samples=5000, epochs=60, seeds=3,
-                                                 usual=dict(alpha=.01, optimizer="sgd", lr=.1)))
+                                                 usual=dict(optimizer="sgd", lr=.1)))
 PHOTOS = Part("cifar10", "cnn8", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **EARLY),
               usual=dict(alpha=.1))
 FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift_and_flip, **LATE),
