@@ -1,6 +1,7 @@
 """From a paper's table to result files: plans, blocks, papermill, and any of them killed."""
 import errno
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -722,6 +724,23 @@ def test_a_truncated_result_is_trained_again(tmp_path, monkeypatch, rows, capsys
     assert started == [([tiny()], False)] and file.with_suffix(".damaged").read_bytes() == b"no table"
     assert re.search(f"{file.name} cannot be read .*; it is trained again, and kept as {file.stem}.damaged",
                      capsys.readouterr().err)
+
+def test_an_interrupt_that_python_drops_stops_a_batch_too(tmp_path):
+    "What a handler raises is lost while a process is being forked."
+    asked = []
+    def poll():
+        with suppress(KeyboardInterrupt):
+            if not asked: signal.raise_signal(signal.SIGTERM)
+        asked.append(len(asked))
+        return 0 if len(asked) > 3 else None
+    before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        batch.interrupt_on_signals()
+        with pytest.raises(SystemExit, match="^stopped; the same command goes on"):
+            batch._watch(poll, lambda: None, [tiny()], tmp_path, math.inf)
+    finally:
+        for sent, handler in before.items(): signal.signal(sent, handler)
+    assert asked == [0]
 
 def test_a_run_that_diverged_has_a_result_too(monkeypatch):
     lost = replace(METHODS["savage"], name="lost",

@@ -18,6 +18,7 @@ from ctypes import CDLL
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 
 import pandas as pd
 import torch
@@ -203,10 +204,11 @@ def _watch(poll, stop, todo, results, ends):
         try:
             while (in_time := time.monotonic() < ends) and poll() is None:
                 _look(bar, todo, results, ends)
+                if INTERRUPTED.is_set(): raise KeyboardInterrupt
                 time.sleep(1)
             _look(bar, todo, results, ends)
             reason = "" if in_time else "the time is over"
-        except KeyboardInterrupt: pass
+        except KeyboardInterrupt: INTERRUPTED.clear()
         finally: stop()
     if not (left := missing(todo, results)): return
     if reason: raise SystemExit(f"{reason}; the same command goes on from the last checkpoints")
@@ -241,13 +243,21 @@ def _why(name, results):
 
 
 # What else asks a batch to end, as a lost connection does, stops it as Ctrl-C would, but for what `nohup`
-# keeps away:
+# keeps away. Python drops an exception that is raised within a hook, as while a process is being forked: so
+# an interrupt is noted too, and the bar looks for it.
+INTERRUPTED = Event()
+
+def _interrupt(*_):
+    INTERRUPTED.set()
+    raise KeyboardInterrupt
+
 def interrupt_on_signals() -> None:
     "Let SIGTERM and SIGHUP interrupt this process as SIGINT does."
+    INTERRUPTED.clear()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         sent = getattr(signal, name, None) # Windows has no SIGHUP
         if sent and (name == "SIGINT" or signal.getsignal(sent) != signal.SIG_IGN):
-            signal.signal(sent, signal.default_int_handler)
+            signal.signal(sent, _interrupt)
 
 
 # From the command line
