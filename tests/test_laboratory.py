@@ -18,7 +18,7 @@ from noisy_course.lab.cells import (cell_means, highlights, orderings, published
 from noisy_course.lab.comparison import all_sides, calibration, far_cells, findings, in_place, score, verdict
 from noisy_course.lab.results import CELL, read_results
 from noisy_course.lab.forecast import arithmetic, estimate, recorded_speed, seconds_each
-from noisy_course.lab.grid import blocks, plan
+from noisy_course.lab.grid import block_recipe, blocks, plan
 from noisy_course.lab.papers import TABLES
 from noisy_course.lab.papers.patrini2017 import TEN
 from noisy_course.lab.papers.zhang2018 import SIX
@@ -56,6 +56,21 @@ def test_a_laptop_has_a_stand_in_and_epochs_in_proportion():
     assert (laptop.network, laptop.usual) == ("mlp", dict(prune_start=13, prune_every=3))
     assert at_scale(fashion, "smoke").epochs == 1
     assert at_scale(TABLES["patrini2017", "table2"].parts[1], "smoke").samples == 1000
+
+def test_what_stands_in_is_trained_in_its_own_way():
+    "Without crops, beside others, by the optimizer that was chosen; a first step keeps the paper's."
+    made = lambda recipe: recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    said = lambda of: {k: made(of).param_groups[0].get(k) for k in ("lr", "momentum", "weight_decay")}
+    wang, jindal = (block_recipe(blocks(plan(paper, "table1", "laptop", dataset="mnist"))[0])
+                    for paper in ("wang2019", "jindal2019"))
+    assert said(wang) == dict(lr=.1, momentum=.9, weight_decay=0)
+    assert isinstance(made(jindal), torch.optim.Adam) and said(jindal)["lr"] == .001
+    square = replace(blocks(plan("tanaka2018", "table1", "laptop"))[1], network="mlp", optimizer="adam")
+    tanaka = block_recipe(square)
+    assert isinstance(made(tanaka), torch.optim.Adam)
+    assert said(tanaka.first_stage) == dict(lr=.02, momentum=.9, weight_decay=1e-4)
+    for recipe in (wang, jindal, tanaka, tanaka.first_stage):
+        assert recipe.augment is None and recipe.runs_at_once is None
 
 def test_numbers_reach_the_loss():
     even, label = torch.zeros(1, 4), torch.tensor([0])
