@@ -24,7 +24,7 @@ from noisy_course import data
 from noisy_course.lab import batch, carried, gpu_pack, identity, job, protocols, results
 from noisy_course.data import Layout
 from noisy_course.lab.grid import Block, blocks, plan
-from noisy_course.lab.results import missing, tree, write_result
+from noisy_course.lab.results import joined, missing, tree, write_result
 from noisy_course.lab.batch import run_blocks
 from noisy_course.lab.carried import OFFICIAL, pack_data, place_of, unpack_data
 from noisy_course.lab.gpu_pack import (FIRST, copy_course, cut, download_wheels, lacking, main, most_valuable,
@@ -481,6 +481,13 @@ def test_a_block_is_known_from_its_rows(rows):
     with pytest.raises(ValueError, match="^rows: expected one block, got several values of rate"):
         defined_block(rows.assign(rate=[.1] + [.2] * (len(rows) - 1)))
 
+def test_a_block_is_known_from_an_older_file_with_newer_runs(rows):
+    "What was no column yet when the file was written is the same in all of the block's rows."
+    newer = rows.assign(seed=rows.seed + 1, commit="f" * 40)
+    both = joined(rows.drop(columns=["lr", "optimizer", "checked"]), newer)
+    assert defined_block(both) == replace(tiny(), seeds=(0, 1)) and len(both) == 2 * len(rows)
+    assert set(both[both.seed == 0].commit) == set(rows.commit)
+
 def test_published_results_are_sound_or_say_why():
     files = sorted((gpu_pack.COURSE / "results").glob("*.parquet"))[::12]
     if not files: pytest.skip("no published results here")
@@ -507,6 +514,8 @@ def damaged(rows):
     yield rows.drop(columns="method"), "is no result of one block"
     yield rows.assign(dirty=True), "comes from a changed tree"
     yield rows.assign(commit="unknown"), "comes from an unknown commit"
+    yield (rows.assign(commit=rows.commit.mask(rows.method == "cross_entropy", "unknown")),
+           "comes from an unknown commit")
 
 def test_unsound_results_are_refused(tmp_path, rows):
     for i, (bad, why) in enumerate(damaged(rows)):
@@ -516,7 +525,7 @@ def test_unsound_results_are_refused(tmp_path, rows):
         outcome = import_results(folder, tmp_path / "results")
         assert outcome.outcome.tolist() == ["refused"]
         assert outcome.why[0].startswith(why), (why, outcome.why[0])
-    assert i == 12 and not (tmp_path / "results").exists()
+    assert i == 13 and not (tmp_path / "results").exists()
 
 def test_files_that_are_no_results_are_refused(tmp_path, rows):
     write_result(rows, tmp_path / "back")

@@ -61,11 +61,13 @@ def _gaps(rows, block):
     return "" if there[accuracies].value.between(0, 100).all() else "has accuracies that are no percentages"
 
 def _origin(rows):
-    commit, repository = rows.commit.iloc[0], _git("rev-parse", "HEAD")
+    "Runs that joined a block later may be of another commit; each is known."
+    repository = _git("rev-parse", "HEAD")
     if rows.dirty.any(): return "comes from a changed tree"
-    if rows.commit.nunique() > 1 or len(commit) != 40: return f"comes from an unknown commit, {commit}"
-    if repository and _git("cat-file", "-t", commit) != "commit":
-        return f"comes from commit {commit}, which this repository does not have"
+    for commit in rows.commit.unique():
+        if len(commit) != 40: return f"comes from an unknown commit, {commit}"
+        if repository and _git("cat-file", "-t", commit) != "commit":
+            return f"comes from commit {commit}, which this repository does not have"
     return ""
 
 

@@ -123,8 +123,13 @@ def joined(
     new: pd.DataFrame, # rows of the same block
 ) -> pd.DataFrame:
     "The rows of both; a run that both have is the new one's."
-    again = of_runs(old, new)
+    again, old = of_runs(old, new), _with_newer_fields(old, new)
     return pd.concat([old[~again], new], ignore_index=True) if not again.all() else new
+
+def _with_newer_fields(old, new):
+    "A setting that became a column after the old rows were written has one value in a block, the new ones'."
+    lacking = [c for c in new if c not in [*old, *PROVENANCE] and new[c].nunique(dropna=False) == 1]
+    return old.assign(**{c: new[c].iloc[0] for c in lacking})
 
 def of_runs(
     rows: pd.DataFrame, # of a block
