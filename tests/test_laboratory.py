@@ -204,7 +204,8 @@ def test_a_miniature_is_the_candidate_nearest_to_the_papers_cross_entropy(result
     tried, way = calibration(results, paper), ["network", "samples", "epochs", "optimizer", "lr", "inputs"]
     assert set(tried.method) == {"cross_entropy"} and (tried.groupby("variant").size() == 3).all()
     nearest = (tried.ours - tried.printed).abs().groupby(tried.variant).mean().idxmin()
-    planned = plan(paper, "candidates", "paper")
+    planned, small = (plan(paper, "candidates", scale) for scale in ("paper", "laptop"))
+    assert (planned.groupby("variant")[way].first() == small.groupby("variant")[way].first()).all(axis=None)
     chosen, laptop = planned[planned.variant == nearest], plan(paper, "table1", "laptop", dataset=dataset)
     assert set(map(tuple, chosen[way].to_numpy())) == set(map(tuple, laptop[way].to_numpy()))
     drop = tried[tried.variant == nearest].assign(drop=lambda t: t.best - t.ours).sort_values("rate")["drop"]
@@ -257,7 +258,7 @@ def test_the_overview_says_what_was_found_of_each_paper(results):
     first, *_ = said = found.sentences(sides)
     run = full[full.our_n.notna()]
     median = (run.our_mean - run.paper_mean).abs().median()
-    assert first.startswith(f"The paper's scale: {len(run)} cells were run, with 5 runs each and a median "
+    assert first.startswith(f"The paper's scale: {len(run)} cells were run, 5 runs each, with a median "
                             f"difference of {median:.1f} points; of the paper's orderings of methods ")
     outcomes = orderings(full).outcome
     held, counted = (outcomes == "holds").sum(), (outcomes != "not run").sum()

@@ -118,7 +118,8 @@ def calibration(
     paper: str, # e.g. "wang2019"
 ) -> pd.DataFrame: # one row a candidate and setting: variant, printed, ours, best; empty if there are none
     "Cross-entropy as the paper printed it, and as each candidate for a laptop has it."
-    tried = results[(results.paper == paper) & results.table.isin(CANDIDATES)]
+    tried = pick(results, paper=paper, scale="paper")
+    tried = tried[tried.table.isin(CANDIDATES)]
     theirs = published(*next(of for of in published_tables() if of[0] == paper))
     found = [_candidate(part, theirs).assign(variant=variant)
              for (_, variant), part in tried.groupby(["dataset", "variant"], sort=False)]
@@ -214,6 +215,12 @@ def by_paper(
 # orderings are all that can be compared.
 MOST_FAR = 6 # cells that are named
 
+def runs_each(
+    n: pd.Series, # numbers of runs, one a cell
+) -> str: # e.g. "3 runs each"
+    "How many runs some cells have."
+    return f"{span(n)} {'run' if n.max() == 1 else 'runs'} each"
+
 def verdict(
     both: pd.DataFrame, # from `side_by_side`, or part of it
     at_paper_scale: pd.DataFrame | None = None, # the same cells at the paper's scale, if they are known
@@ -221,8 +228,7 @@ def verdict(
     "What came out of a table: how close it is, how many orderings hold, what does not agree and why."
     done = both[both.our_n.notna() & (both.same_as == "")]
     if done.empty: return []
-    runs = f"{span(done.our_n)} {'run' if done.our_n.max() == 1 else 'runs'}"
-    some = f"{len(done)} of the paper's {len(both)} cells were run, {runs} each"
+    some = f"{len(done)} of the paper's {len(both)} cells were run, {runs_each(done.our_n)}"
     if stand_in(done): return [f"{some}; {stand_in(done)}, so that orderings alone compare.", *_ranks(both)]
     median = _points(done.difference.abs().median())
     close = f"{some}; the median difference from the paper is {median}."

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from noisy_course.basics import SETTING
 from noisy_course.lab.cells import block_title, named, number, orderings, setting_title
-from noisy_course.lab.comparison import findings, which_table
+from noisy_course.lab.comparison import findings, runs_each, which_table
 from noisy_course.lab.papers import FINDINGS, NOTES, PAPERS
 from noisy_course.lab.sections import drawn, frame_table, section
 from noisy_course.plots import method_styles, pretty
@@ -54,13 +54,11 @@ def sentences(
 
 def _sentence(kind, cells, outcomes):
     held, turned = ((outcomes == outcome).sum() for outcome in ("holds", "reversed"))
-    near = (f" and a median difference of {number(cells.difference.abs().median())} points"
+    near = (f", with a median difference of {number(cells.difference.abs().median())} points"
             if kind != KINDS["stand-in"] else "")
     order = (f"; of the paper's orderings of methods {_percent(held, len(outcomes))} hold and {turned} are "
              "reversed" if len(outcomes) else "")
-    return f"{kind.capitalize()}: {len(cells)} cells were run, with {_runs(cells.our_n)} each{near}{order}."
-
-def _runs(n): return f"{n.median():.0f} {'run' if n.median() == 1 else 'runs'}"
+    return f"{kind.capitalize()}: {len(cells)} cells were run, {runs_each(cells.our_n)}{near}{order}."
 
 
 # Each setting counts once, at the largest scale that it was run at.
@@ -68,13 +66,14 @@ def conclusions(
     sides: list, # of one paper, from `all_sides`
 ) -> pd.DataFrame: # one row a conclusion and table
     "What a paper concludes, and whether it holds in ours."
-    known = [both[both.scale != "smoke"] for both in sides if which_table(both)["table"] in _judged(both)]
-    found = [findings(both).assign(table=both.table.iloc[0]) for both in known if both.our_n.notna().any()]
+    found = []
+    for both in sides:
+        paper, table, scale = which_table(both).values()
+        if (paper, table) in FINDINGS and scale != "smoke" and both.our_n.notna().any():
+            found.append(findings(both).assign(table=table))
     if not found: return pd.DataFrame()
     return pd.DataFrame([_concluded(table, claim, part) for (table, claim), part
                          in pd.concat(found).groupby(["table", "claim"], sort=False)])
-
-def _judged(both): return {table for paper, table in FINDINGS if paper == both.paper.iloc[0]}
 
 def _concluded(table, claim, part):
     printed, run = part.drop_duplicates(SETTING), part[part.ours_holds != "not run"].drop_duplicates(SETTING)

@@ -315,7 +315,8 @@ def candidates(
 ) -> Grid: # of cross-entropy alone, one run each
     "What might stand for a part of a table on a laptop: the fully connected network, in some ways."
     numbers = [dict(network="mlp") | way for way in ways]
-    return Grid((replace(part, noises=noises, seeds=1),), tuple((n, ("cross_entropy",)) for n in numbers))
+    whole = replace(part, noises=noises, seeds=1, laptop={})
+    return Grid((whole,), tuple((n, ("cross_entropy",)) for n in numbers))
 
 # Another network may stand in for the paper's. One without convolutions wants no crops and flips, and trains
 # beside others; and it may want another optimizer. (A first step is part of its method, and keeps its own.)

@@ -284,7 +284,7 @@ def _readable_blocks(blocks):
 
 # The overview says what was run, and how close it is, for each table and each block:
 INTRO = ("Every cell of the published tables beside ours. Scales are never mixed: smoke takes seconds, "
-         "laptop minutes, paper is the paper's own protocol.")
+         "laptop minutes to an hour, paper is the paper's own protocol.")
 
 def overview(
     sides: list, # from `all_sides`
