@@ -42,6 +42,7 @@ TABLES["table1"] = _sized(SIX_RATES, 0, 0, 10000)
 TABLES["table1b"] = _sized(SIX_RATES, 40000, 30000, 6667)
 TABLES["table1c"] = _sized(SIX_RATES[:-1], 20000, 10000, 3333)
 
+# What might stand for MNIST on a laptop:
 SOME = dict(samples=10000, epochs=60)
 TABLES["candidates"] = candidates(TABLES["table1"].parts[0], _simplex(0., .5, .7),
     SOME, SOME | dict(optimizer="sgd", lr=.01), SOME | dict(optimizer="sgd", lr=.1),

@@ -44,6 +44,7 @@ TABLES["table2"] = Grid((replace(SQUARE, noises=tuple(("asymmetric", r) for r in
     "joint_optimization")),))
 
 
+# What might stand for CIFAR-10 on a laptop, on features of a network that has seen ImageNet:
 SEEN = replace(SQUARE, recipe=replace(TANAKA, first_stage=None), samples=10000, epochs=60,
                usual=dict(inputs="features"))
 TABLES["candidates"] = candidates(SEEN, (("none", 0.), ("redrawn", .7), ("redrawn", .9)), {},

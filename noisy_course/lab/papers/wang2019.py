@@ -42,6 +42,7 @@ FINE = Part("cifar100", "resnet44", WANG_NOISE[:-1], replace(WANG, augment=shift
 TABLES["table1"] = Grid((DIGITS, PHOTOS, replace(PHOTOS, noises=WORST, usual=dict(alpha=.1, beta=5.)),
     FINE, replace(FINE, noises=WORST, usual=FINE.usual | dict(alpha=2.))), (({}, SEVEN),))
 
+# What might stand for them on a laptop, CIFAR-10 on features of a network that has seen ImageNet:
 SOME = dict(samples=5000, epochs=60)
 TABLES["candidates"] = candidates(DIGITS, (("none", 0.), ("symmetric", .6), ("symmetric", .8)),
     SOME, SOME | dict(optimizer="sgd", lr=.1), SOME | dict(optimizer="sgd", lr=.01),

@@ -38,6 +38,7 @@ CIFAR100 = Part("cifar100", "resnet34", RATES, replace(ZHANG, **LATE),
 TABLES["table1"] = Grid((FASHION, CIFAR10, CIFAR100), (({}, SIX),))
 
 
+# What might stand for CIFAR-10 on a laptop, on features of a network that has seen ImageNet:
 SEEN = replace(CIFAR10, samples=5000, epochs=60, usual=PRUNED | dict(inputs="features"))
 TABLES["candidates_cifar10"] = candidates(SEEN, (("symmetric", .2), ("symmetric", .6), ("symmetric", .8)),
     {}, dict(optimizer="sgd", lr=.01), dict(optimizer="sgd", lr=.1), dict(optimizer="adam", lr=.001))
