@@ -22,7 +22,9 @@ TABLES = {}
 # at 0.2. Cross-entropy and forward correction are trained as in the second. “Best” is where the validation
 # accuracy is, and that was counted on clean labels (chapter 14 says why it must have been).
 # Symmetric noise is drawn anew over all classes, with $\alpha$, $\beta$ and the first step's learning rate
-# from Table 5.
+# from Table 5. On a laptop, Tables 1 and 2 are 10,000 images as features of a network that has seen ImageNet,
+# and the fully connected network on them, trained so that cross-entropy memorises wrong labels as in the
+# paper: of the candidates below this one ends nearest to the paper's cross-entropy in three settings.
 TANAKA = Recipe(optimizer=partial(sgd, lr=.2), augment=crop_and_flip, runs_at_once=1,
                 select="valid_accuracy_clean", final_metrics=labels_found, **EARLY,
                 first_stage=Recipe(epochs=200, optimizer=sgd, augment=crop_and_flip, runs_at_once=1,
@@ -38,8 +40,10 @@ def _redrawn(part, *rates, **more):
 
 SQUARE = Part("cifar10", "preact32", (), TANAKA,
               laptop=dict(network="cnn4", samples=10000, epochs=24, seeds=1))
-TABLES["table1"] = Grid(_redrawn(SQUARE, *TABLE5), (({}, ("cross_entropy", "joint_optimization")),))
-TABLES["table2"] = Grid((replace(SQUARE, noises=tuple(("asymmetric", r) for r in (.1, .2, .3, .4, .5)),
+MINIATURE = replace(SQUARE, laptop=dict(network="mlp", samples=10000, epochs=60, seeds=3,
+                                        usual=dict(inputs="features", optimizer="adam")))
+TABLES["table1"] = Grid(_redrawn(MINIATURE, *TABLE5), (({}, ("cross_entropy", "joint_optimization")),))
+TABLES["table2"] = Grid((replace(MINIATURE, noises=tuple(("asymmetric", r) for r in (.1, .2, .3, .4, .5)),
                                  usual=ASYMMETRIC),), (({}, ("cross_entropy", "forward",
     "joint_optimization")),))
 
@@ -48,7 +52,7 @@ TABLES["table2"] = Grid((replace(SQUARE, noises=tuple(("asymmetric", r) for r in
 SEEN = replace(SQUARE, recipe=replace(TANAKA, first_stage=None), samples=10000, epochs=60,
                usual=dict(inputs="features"))
 TABLES["candidates"] = candidates(SEEN, (("none", 0.), ("redrawn", .7), ("redrawn", .9)), {},
-    dict(optimizer="sgd", lr=.1), dict(optimizer="sgd", lr=.02), dict(optimizer="adam", lr=.001),
+    dict(optimizer="sgd", lr=.1), dict(optimizer="sgd", lr=.02), dict(optimizer="adam"),
     dict(epochs=120, optimizer="sgd", lr=.1))
 
 
