@@ -10,9 +10,10 @@ import pytest
 from noisy_course import head_to_head as heads
 from noisy_course.basics import pick, recorded
 from noisy_course.lab import batch, cells, comparison, grid, job, results
+from noisy_course.lab.results import read_file
 
 BLOCK = grid.blocks(grid.plan("patrini2017", "table2", "smoke", dataset="mnist"))[0]
-ROWS = pd.read_parquet(
+ROWS = read_file(
     recorded("patrini2017_text_mnist_mlp_none_0_dropout=0.5-clip=0_paper_c4cfc43b.parquet")[0])
 rng = np.random.default_rng(0)
 RUNS = pd.DataFrame(

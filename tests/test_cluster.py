@@ -24,7 +24,7 @@ from noisy_course.lab import batch as lab_batch
 from noisy_course.lab.batch import profile_folder, run_blocks
 from noisy_course.lab.job import execute_block, parameters
 from noisy_course.lab.locks import lock, place
-from noisy_course.lab.results import provenance
+from noisy_course.lab.results import provenance, read_file
 from test_experiments import Process, same_numbers, tiny, trained
 
 fork = multiprocessing.get_context("fork")
@@ -65,7 +65,7 @@ def plain(tmp_path):
 
 def test_snakemake_trains_the_same_block(tmp_path, plain):
     path, = run_blocks([tiny()], tmp_path / "results", profile=plain)
-    same_numbers(pd.read_parquet(path), trained(tiny()))
+    same_numbers(read_file(path), trained(tiny()))
     assert "1 of 2 steps (50%) done" in (tmp_path / "results/snakemake.log").read_text()
 
 def test_a_stopped_snakemake_stops_its_blocks(tmp_path, plain):
@@ -176,7 +176,7 @@ def batch(slurm, profile, tmp_path_factory):
     return results, str(end.value)
 
 def test_jobs_give_the_numbers_of_this_machine(batch):
-    for block in GOOD: same_numbers(pd.read_parquet(batch[0] / f"{block.name}.parquet"), trained(block))
+    for block in GOOD: same_numbers(read_file(batch[0] / f"{block.name}.parquet"), trained(block))
 
 def test_each_block_was_one_job(batch):
     "Also the one that failed: neither Snakemake tries it again, nor the Snakemake inside of the job."

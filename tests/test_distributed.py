@@ -25,6 +25,7 @@ from noisy_course.distributed import (DistributedTrainer, check_distributed, dev
 from noisy_course.image_files import read_clothing1m
 from noisy_course.models import MLP, Dropout, initialise
 from noisy_course.lab.protocols import METHODS, method
+from noisy_course.lab.results import read_file
 from noisy_course.training import Recipe, Run, generator, train
 from test_image_files import shop
 
@@ -274,7 +275,7 @@ def block(**changes):
 
 def test_a_block_on_two_devices(tmp_path):
     "Through papermill and torchrun: the numbers of one process, and the devices in the result."
-    rows = pd.read_parquet(job.execute_block(block(), tmp_path, "cpu,cpu"))
+    rows = read_file(job.execute_block(block(), tmp_path, "cpu,cpu"))
     data = job.block_data(block())
     runs = job.block_runs(block(), data)
     expected = job.result_rows(block(), data, runs, job.train_block(block(), data, runs))

@@ -24,7 +24,7 @@ from noisy_course import data
 from noisy_course.lab import batch, carried, gpu_pack, identity, job, protocols, results
 from noisy_course.data import Layout
 from noisy_course.lab.grid import Block, blocks, plan
-from noisy_course.lab.results import joined, missing, tree, write_result
+from noisy_course.lab.results import joined, missing, read_file, tree, write_result
 from noisy_course.lab.batch import run_blocks
 from noisy_course.lab.carried import OFFICIAL, pack_data, place_of, unpack_data
 from noisy_course.lab.gpu_pack import (FIRST, copy_course, cut, download_wheels, lacking, main, most_valuable,
@@ -571,7 +571,7 @@ def test_a_result_may_gain_runs(tmp_path, rows):
     file = write_result(rows[rows.method == first], tmp_path / "results")
     write_result(rows[rows.method == second], tmp_path / "back")
     assert import_results(tmp_path / "back", tmp_path / "results").outcome.tolist() == ["added"]
-    pd.testing.assert_frame_equal(pd.read_parquet(file), rows, check_exact=True)
+    pd.testing.assert_frame_equal(read_file(file), rows, check_exact=True)
     assert import_results(tmp_path / "back", tmp_path / "results").outcome.tolist() == ["there already"]
 
 
@@ -644,7 +644,7 @@ def test_there_and_back(tmp_path, rows, clean):
     done = subprocess.run(command, capture_output=True, text=True, check=True, **place)
     assert "1 of 1 blocks are finished" in done.stdout and "unpacking" not in done.stdout
     assert (away / f"results/notebooks/{tiny().name}.ipynb").exists()
-    back = pd.read_parquet(away / f"results/{tiny().name}.parquet")
+    back = read_file(away / f"results/{tiny().name}.parquet")
     same_numbers(back, rows)
     assert back.commit.unique().tolist() == [clean["commit"]] and not back.dirty.any()
     assert import_results(away, tmp_path / "results").outcome.tolist() == ["added"]

@@ -12,6 +12,7 @@ from noisy_course.lab import papers
 from noisy_course.lab.grid import blocks, plan
 from noisy_course.lab.papers import add_file
 from noisy_course.lab.protocols import Grid, Paper, Part
+from noisy_course.lab.results import read_file
 from noisy_course.method import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ def test_make_trains_an_experiment_of_ones_own(tmp_path):
     done = subprocess.run(["make", "--silent", "-f", ROOT/"Makefile", "READY=", f"VENV={sys.prefix}", *words],
                           cwd=tmp_path, env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = pd.concat(map(pd.read_parquet,
+    rows = pd.concat(map(read_file,
                          (tmp_path/"runs").glob("mine_two_mnist_mlp_symmetric_0.3_*.parquet")))
     assert set(zip(rows.method, rows.variant)) == {("cross_entropy", ""), ("generalized_cross_entropy", ""),
                                                    ("generalized_cross_entropy", "q=0.3")}
@@ -129,7 +130,7 @@ def test_a_method_of_ones_own_is_trained_again_alone_when_its_hyperparameter_cha
                    tmp_path/"own.py", "--scale", "smoke", "--results", tmp_path/"runs"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        rows = pd.read_parquet(next((tmp_path/"runs").glob("own_one_mnist_mlp_symmetric_0.3_*.parquet")))
+        rows = read_file(next((tmp_path/"runs").glob("own_one_mnist_mlp_symmetric_0.3_*.parquet")))
         return done.stdout, rows.drop_duplicates("method").set_index("method")[["seconds", "identity"]]
     first, before = seconds(OWN)
     again, after = seconds(OWN.replace("temperature=3.", "temperature=4."))

@@ -17,6 +17,7 @@ import pytest
 from noisy_course.lab.batch import run_blocks
 from noisy_course.lab.grid import blocks, plan
 from noisy_course.lab.job import parameters
+from noisy_course.lab.results import read_file
 
 KILLS = int(os.environ.get("SOAK_KILLS", 4))
 
@@ -169,7 +170,7 @@ def check(results, reference):
     "Every result is there once, with the numbers of the undisturbed batch; nothing is left over."
     assert {path.name for path in results.glob("*.parquet")} == {f"{block.name}.parquet" for block in BLOCKS}
     for block in BLOCKS:
-        ours, plain = (pd.read_parquet(folder / f"{block.name}.parquet") for folder in (results, reference))
+        ours, plain = (read_file(folder / f"{block.name}.parquet") for folder in (results, reference))
         keys = ["method", "seed", "metric", "epoch"]
         assert not ours.duplicated(keys).any() and ours[keys].equals(plain[keys])
         timeless = [rows[~rows.metric.str.contains("seconds")].drop(columns=["seconds", "commit", "dirty"])
