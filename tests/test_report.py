@@ -136,6 +136,23 @@ def test_a_perfect_copy_of_the_paper_holds_everywhere():
     assert not set(order.outcome) & {"reversed", "not run", "other sign, not significant"}
     assert coverage(frame).iloc[0][["cells", "of", "within", "within_of"]].tolist() == [240, 240, 120, 120]
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_a_claim_of_two_cells_is_decided_as_welchs_test_has_it(seeds):
+    "Forward and backward are set apart by a growing gap; their runs spread by a point."
+    truth = published(*PAPER).query("noise == 'asymmetric'")
+    gaps = pd.Series(np.linspace(-6, 6, 12), truth.groupby(SETTING).size().index, name="gap").reset_index()
+    runs = plain(truth.merge(gaps, on=SETTING), seeds, "paper", np.random.default_rng(0))
+    shifted = 70 + (runs.method == "forward") * runs.gap + np.random.default_rng(1).normal(size=len(runs))
+    both = side_by_side(read_frame(runs.drop(columns="gap").assign(value=shifted)), *PAPER, "paper")
+    found = findings(both).query("claim == 'asymmetric: forward is at least as good as backward'")
+    one, other = (both[both.method == m].set_index(SETTING).reindex(pd.MultiIndex.from_frame(found[SETTING]))
+                  for m in ("forward", "backward"))
+    p = welch(one.our_mean, one.our_std, one.our_n, other.our_mean, other.our_std, other.our_n)
+    clear, close = p < .03, p > .08
+    assert clear.sum() >= 4 and close.sum() >= 2
+    assert found.decided[clear].all() and not found.decided[close].any()
+    assert ((found.ours_holds == "yes").to_numpy() == (one.our_mean >= other.our_mean).to_numpy()).all()
+
 def test_scales_are_never_mixed(results):
     two = pd.concat([results, result_files._tidy(make(scale="smoke", seeds=2, epochs=0, seed=1))])
     pd.testing.assert_frame_equal(side_by_side(two, *PAPER, "laptop"),

@@ -61,7 +61,8 @@ def _sentence(kind, cells, outcomes):
     return f"{kind.capitalize()}: {len(cells)} cells were run, {runs_each(cells.our_n)}{near}{order}."
 
 
-# Each setting counts once, at the largest scale that it was run at.
+# Each setting counts once, at the largest scale that it was run at. Where it fails, the number of the claim is
+# beside the setting: what is compared with the limit that the table's own page gives.
 def conclusions(
     sides: list, # of one paper, from `all_sides`
 ) -> pd.DataFrame: # one row a conclusion and table
@@ -77,14 +78,23 @@ def conclusions(
 
 def _concluded(table, claim, part):
     printed, run = part.drop_duplicates(SETTING), part[part.ours_holds != "not run"].drop_duplicates(SETTING)
-    held = (run.ours_holds == "yes").sum()
+    held, failed = (run[(run.ours_holds == verdict) & run.decided] for verdict in ("yes", "no"))
+    open_ = len(run) - len(held) - len(failed)
     return {"it concludes": claim, "table": named(table),
             "in its own table": f"{(printed.paper_holds == 'yes').sum()} of {len(printed)} settings",
-            "in ours": f"{held} of {len(run)}", "so it": _word(held, len(run))}
+            "in ours": f"{len(held)} of {len(run)}" + (f", {open_} undecided" if open_ else ""),
+            "so it": _word(len(held), len(failed), len(run)), "it fails at (in points)": _where(failed)}
 
-def _word(held, of):
+def _word(held, failed, of):
     if not of: return "was not run"
-    return "holds" if held == of else "holds mostly" if 2 * held >= of else "does not hold"
+    if 2 * failed > of: return "does not hold"
+    return "holds" if held == of else "holds mostly" if 2 * held > of else "is undecided"
+
+def _where(failed):
+    rates = [(block_title(f.dataset, f.model), f"{setting_title(f.noise, f.rate)} ({number(f.ours)})")
+             for f in failed.itertuples()]
+    return "; ".join(f"{block}: {', '.join(rate for of, rate in rates if of == block)}"
+                     for block in dict.fromkeys(block for block, _ in rates))
 
 
 # In a picture
