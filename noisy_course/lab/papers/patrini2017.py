@@ -9,7 +9,7 @@ import torch
 from noisy_course import loss_correction
 from noisy_course.basics import pick
 from noisy_course.lab.cells import KNOWS_T, block_title, lead, published, span, spread, without
-from noisy_course.lab.protocols import EARLY, LATE, RESIDUAL, Grid, Paper, Part
+from noisy_course.lab.protocols import EARLY, LATE, RESIDUAL, Grid, Paper, Part, candidates
 from noisy_course.lab.sections import banded, drawn, section
 from noisy_course.plots import curves, pretty
 from noisy_course.method import Recipe
@@ -59,6 +59,18 @@ TABLES = {
     "steps": Grid((replace(PATRINI[0], noises=IMAGE_NOISE[:1], seeds=3),), STEPS),
     "ablation": Grid((replace(PATRINI[0], seeds=2),), (
         (dict(clip=0.), TEN), (dict(dropout=.5), BACKWARD), (TEXT | dict(percentile=100.), ESTIMATED)))}
+
+
+# What might stand for IMDB on a laptop, and for CIFAR-10, on features of a network that has seen ImageNet:
+OWN = dict(network="")
+TABLES["candidates"] = candidates(PATRINI[1], (IMDB_NOISE[0], *IMDB_NOISE[2:]),
+    *(OWN | dict(samples=5000, epochs=10, lr=lr) for lr in (.01, .03, .1)),
+    *(OWN | dict(samples=10000, epochs=6, lr=lr) for lr in (.03, .1)),
+    OWN | dict(samples=20000, epochs=3, lr=.03))
+
+SEEN = replace(PATRINI[3], samples=5000, epochs=60, usual=dict(inputs="features"))
+TABLES["candidates_cifar10"] = candidates(SEEN, (*IMAGE_NOISE[:2], IMAGE_NOISE[3]),
+    {}, dict(optimizer="sgd", lr=.1), dict(optimizer="sgd", lr=.01), dict(optimizer="adam", lr=.001))
 
 
 # What the paper concludes
