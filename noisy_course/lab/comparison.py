@@ -36,10 +36,10 @@ def _finding(wide, redrawn, letter, claim, where, value, limits):
     return pd.DataFrame(dict(finding=letter, claim=claim, limit=limit) | values | holds
                         | dict(decided=decided)).reset_index()
 
-# Is it luck? We draw our table a thousand times more, each cell around its mean by its own spread, and put each
-# through the same function. The claim is decided in a setting if 97.5 % of these tables say the same of it as
-# ours does. The spread is estimated from few runs, so we draw from Student's t, with the degrees of freedom
-# that two cells have together: for the difference of two cells this is nearly Welch's test.
+# Is it luck? We draw our table a thousand times more, each cell around its mean by its own spread, and put
+# each through the same function. The claim is decided in a setting if 97.5 % of these tables say the same of
+# it as ours does. The spread is estimated from few runs, so we draw from Student's t, with the degrees of
+# freedom that two cells have together: for the difference of two cells this is nearly Welch's test.
 REDRAWN = 1000
 
 def _redrawn(both, order):

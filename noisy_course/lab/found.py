@@ -61,8 +61,8 @@ def _sentence(kind, cells, outcomes):
     return f"{kind.capitalize()}: {len(cells)} cells were run, {runs_each(cells.our_n)}{near}{order}."
 
 
-# Each setting counts once, at the largest scale that it was run at. Where it fails, the number of the claim is
-# beside the setting: what is compared with the limit that the table's own page gives.
+# Each setting counts once, at the largest scale that it was run at. Where it fails, the number of the claim
+# is beside the setting: what is compared with the limit that the table's own page gives.
 def conclusions(
     sides: list, # of one paper, from `all_sides`
 ) -> pd.DataFrame: # one row a conclusion and table
