@@ -123,6 +123,12 @@ def pruned(
     return Method("truncated_gce", weighted_gce, sample_state=everything, on_epoch_end=prune,
                   hyperparameters=values, title="GCE, truncated")
 
+# %% ../nbs/11_generalized_cross_entropy.ipynb #d6109d56
+METHODS = {m.name: m for m in [
+    Method("mean_absolute_error", mean_absolute_error, title="MAE"),
+    Method("generalized_cross_entropy", generalized_cross_entropy, hyperparameters=dict(q=.7), title="GCE"),
+    pruned()]}
+
 # %% ../nbs/11_generalized_cross_entropy.ipynb #2b65e527
 class MeanAbsoluteErrorLoss(LossModule):
     "`mean_absolute_error` as a module."
@@ -151,12 +157,6 @@ class TruncatedGCELoss(LossModule):
         super().__init__(reduction, q=q, k=k, **common)
         check_q(q)
         check_k(k)
-
-# %% ../nbs/11_generalized_cross_entropy.ipynb #d6109d56
-METHODS = {m.name: m for m in [
-    Method("mean_absolute_error", mean_absolute_error, title="MAE"),
-    Method("generalized_cross_entropy", generalized_cross_entropy, hyperparameters=dict(q=.7), title="GCE"),
-    pruned()]}
 
 # %% ../nbs/11_generalized_cross_entropy.ipynb #a7969830
 def beliefs(

@@ -1,5 +1,19 @@
 """Wrong versions of the formulas of chapter 11: what is wrong, the right code, the wrong code."""
 MUTANTS = {
+    "by hand, MAE: the unhinged loss": ("return 2 - 2 * z.softmax(-1)", "return 1 - z.softmax(-1)"),
+    "by hand, MAE: scores": ("2 * z.softmax(-1).gather", "2 * z.gather"),
+    "by hand, MAE: another axis": ("2 * z.softmax(-1).gather", "2 * z.softmax(0).gather"),
+    "by hand, L_q: not divided by q": (
+        "f_y = z.softmax(-1).gather(-1, y[..., None])[..., 0]\n    return (1 - f_y ** q) / q",
+        "f_y = z.softmax(-1).gather(-1, y[..., None])[..., 0]\n    return 1 - f_y ** q"),
+    "by hand, L_q: q ignored": (
+        "f_y = z.softmax(-1).gather(-1, y[..., None])[..., 0]\n    return (1 - f_y ** q) / q",
+        "f_y = z.softmax(-1).gather(-1, y[..., None])[..., 0]\n    return (1 - f_y ** .7) / .7"),
+    "by hand, truncated: k ignored": (".clamp(min=k)\n", ".clamp(min=.5)\n"),
+    "by hand, truncated: the other side": (".clamp(min=k)\n", ".clamp(max=k)\n"),
+    "by hand, truncated: not at all": (".clamp(min=k)\n", "\n"),
+    "by hand, pruned: what is believed goes": (
+        "w = (p.gather(1, y[:, None])[:, 0] > k)", "w = (p.gather(1, y[:, None])[:, 0] <= k)"),
     "MAE: half": ("return 2 - 2 * (soft_labels", "return 1 - (soft_labels"),
     "MAE: sign": ("return 2 - 2 * (soft_labels", "return 2 + 2 * (soft_labels"),
     "MAE: scores": (
