@@ -213,7 +213,8 @@ def without_students_methods(nb):
     for i in filter(ready.get, ready): nb.cells[i].source = ready[i][1]
     return nb, sum(map(bool, ready.values()))
 
-@pytest.mark.parametrize("chapter, methods", [("11_generalized_cross_entropy", 3)])
+@pytest.mark.parametrize("chapter, methods", [("11_generalized_cross_entropy", 3),
+                                               ("12_symmetric_cross_entropy", 3)])
 def test_a_student_may_go_on_without_a_method(chapter, methods, tmp_path):
     nb, found = without_students_methods(nbformat.read(ROOT/f"nbs/{chapter}.ipynb", 4))
     assert found == methods

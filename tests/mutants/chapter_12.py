@@ -1,5 +1,18 @@
 """Wrong versions of the formulas of chapter 12: what is wrong, the right code, the wrong code."""
 MUTANTS = {
+    "by hand, reverse: sign": (
+        "return -(z.softmax(-1) * wrong * A)", "return (z.softmax(-1) * wrong * A)"),
+    "by hand, reverse: the right class": (
+        "wrong = 1 - one_hot(y, z.shape[-1])", "wrong = one_hot(y, z.shape[-1])"),
+    "by hand, reverse: A ignored": ("(z.softmax(-1) * wrong * A)", "(z.softmax(-1) * wrong * -4.)"),
+    "by hand, reverse: scores": ("-(z.softmax(-1) * wrong * A)", "-(z * wrong * A)"),
+    "by hand, gradient: sign": (
+        "return -A * p.gather(-1, y[..., None]) *", "return A * p.gather(-1, y[..., None]) *"),
+    "by hand, gradient: without p_y": ("return -A * p.gather(-1, y[..., None]) *", "return -A *"),
+    "by hand, gradient: p_j for p_y": ("return -A * p.gather(-1, y[..., None]) *", "return -A * p *"),
+    "by hand, sum: weights swapped": (
+        "return alpha * ce(z, y) + beta * rce(z, y, A)", "return beta * ce(z, y) + alpha * rce(z, y, A)"),
+    "by hand, sum: A ignored": ("+ beta * rce(z, y, A)", "+ beta * rce(z, y)"),
     "logarithms of labels: A ignored": (
         "return q.where(~small, 1.).log().where(~small, A)",
         "return q.where(~small, 1.).log().where(~small, -4.)"),

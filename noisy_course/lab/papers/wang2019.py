@@ -51,7 +51,8 @@ TABLES["candidates"] = candidates(DIGITS, (("none", 0.), ("symmetric", .6), ("sy
 
 SEEN = replace(PHOTOS, samples=5000, epochs=60, usual=PHOTOS.usual | dict(inputs="features"))
 TABLES["candidates_cifar10"] = candidates(SEEN, (("none", 0.), ("symmetric", .6), ("symmetric", .8)),
-    {}, dict(lr=.01), dict(optimizer="sgd", lr=.1), dict(optimizer="sgd", lr=.01))
+    {}, dict(lr=.01), dict(optimizer="sgd", lr=.1), dict(optimizer="sgd", lr=.01),
+    dict(optimizer="adam", lr=.001), dict(samples=10000, optimizer="adam", lr=.001))
 
 
 # Table 2 adds the mirror to other methods; forward correction takes it with a weight of 1 or, under class-

@@ -41,7 +41,8 @@ TABLES["table1"] = Grid((FASHION, CIFAR10, CIFAR100), (({}, SIX),))
 # What might stand for CIFAR-10 on a laptop, on features of a network that has seen ImageNet:
 SEEN = replace(CIFAR10, samples=5000, epochs=60, usual=PRUNED | dict(inputs="features"))
 TABLES["candidates_cifar10"] = candidates(SEEN, (("symmetric", .2), ("symmetric", .6), ("symmetric", .8)),
-    {}, dict(optimizer="sgd", lr=.01), dict(optimizer="sgd", lr=.1), dict(optimizer="adam", lr=.001))
+    {}, dict(optimizer="sgd", lr=.01), dict(optimizer="sgd", lr=.1), dict(optimizer="adam", lr=.001),
+    dict(samples=10000, optimizer="adam", lr=.001))
 
 
 # Table 2 has a plain network, 100 epochs, no augmentation, and pruning from epoch 10; the optimizer is
