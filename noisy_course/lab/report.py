@@ -321,6 +321,7 @@ CHOSEN = ("Only cross-entropy was looked at when this was chosen. An accuracy is
 def _candidates(tried):
     tried = tried.assign(setting=[setting_title(*s) for s in tried[["noise", "rate"]].to_numpy()],
                          cell=[f"{number(r.ours)} (best {number(r.best)})" for r in tried.itertuples()],
+                         variant=tried.variant.str.removeprefix("network=, "),
                          distance=(tried.ours - tried.printed).abs())
     frame = tried.pivot(index="variant", columns="setting", values="cell")[tried.setting.unique()]
     printed = tried.drop_duplicates("setting").set_index("setting").printed.map(number)

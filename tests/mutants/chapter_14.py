@@ -1,5 +1,29 @@
 """Wrong versions of the formulas of chapter 14: what is wrong, the right code, the wrong code."""
 MUTANTS = {
+    "by hand, fit: the label's entropy dropped": (
+        "return (torch.xlogy(y, y) - y * z.log_softmax(-1)).sum(-1)", "return (-y * z.log_softmax(-1)).sum(-1)"),
+    "by hand, fit: arguments exchanged": (
+        "return (torch.xlogy(y, y) - y * z.log_softmax(-1)).sum(-1)",
+        "return (z.softmax(-1) * (z.log_softmax(-1) - y.log())).sum(-1)"),
+    "by hand, soft: the last epoch": ("    return past.mean(0)\n\ndef hard", "    return past[-1]\n\ndef hard"),
+    "by hand, hard: the surest first": (
+        "-s.gather(1, labels[:, None])[:, 0].log()", "s.amax(-1)"),
+    "by hand, hard: agreeing labels count": (
+        "loss.masked_fill(predicted == labels, -1.).topk(top)", "loss.topk(top)"),
+    "by hand, hard: top ignored": (
+        "loss.masked_fill(predicted == labels, -1.).topk(top)",
+        "loss.masked_fill(predicted == labels, -1.).topk(len(loss))"),
+    "by hand, entropy: sign": (
+        "def entropy(z): return -(z.softmax", "def entropy(z): return (z.softmax"),
+    "by hand, prior: arguments exchanged": (
+        "return (p * (p / z.softmax(-1).mean(-2)).log()).sum(-1)",
+        "return (z.softmax(-1).mean(-2) * (z.softmax(-1).mean(-2) / p).log()).sum(-1)"),
+    "by hand, prior: each sample by itself": (
+        "return (p * (p / z.softmax(-1).mean(-2)).log()).sum(-1)",
+        "return (p * (p / z.softmax(-1)).log()).sum(-1).mean(-1)"),
+    "by hand, whole: entropy made larger": ("+ beta * entropy(z).mean()", "- beta * entropy(z).mean()"),
+    "by hand, whole: weights swapped": (
+        "+ alpha * of_prior(z, p) + beta * entropy(z)", "+ beta * of_prior(z, p) + alpha * entropy(z)"),
     "fit: arguments exchanged": (
         "return (_negative_entropy(y) - y * logits.log_softmax(-1)).sum(-1)",
         "s = logits.softmax(-1)\n    return (s * (s.log() - y.clamp(min=1e-30).log())).sum(-1)"),
@@ -12,11 +36,16 @@ MUTANTS = {
                           "y * logits.detach().log_softmax(-1)).sum(-1)"),
     "fit: base 2": ("y * logits.log_softmax(-1)).sum(-1)",
                     "y * logits.log_softmax(-1) / math.log(2)).sum(-1)"),
-    "soft update: the last epoch": ("return past.mean(0)", "return past[-1]"),
-    "soft update: the first epoch": ("return past.mean(0)", "return past[0]"),
-    "soft update: geometric mean": ("return past.mean(0)", "return past.log().mean(0).softmax(-1)"),
-    "soft update: over samples": ("return past.mean(0)", "return past.mean(1)"),
-    "soft update: sum": ("return past.mean(0)", "return past.sum(0)"),
+    "soft update: the last epoch": (
+        '"past", 3)\n    return past.mean(0)', '"past", 3)\n    return past[-1]'),
+    "soft update: the first epoch": (
+        '"past", 3)\n    return past.mean(0)', '"past", 3)\n    return past[0]'),
+    "soft update: geometric mean": (
+        '"past", 3)\n    return past.mean(0)', '"past", 3)\n    return past.log().mean(0).softmax(-1)'),
+    "soft update: over samples": (
+        '"past", 3)\n    return past.mean(0)', '"past", 3)\n    return past.mean(1)'),
+    "soft update: sum": (
+        '"past", 3)\n    return past.mean(0)', '"past", 3)\n    return past.sum(0)'),
     "hard update: the least probable class": ("predicted, surprise = probabilities.argmax(-1)",
                                               "predicted, surprise = probabilities.argmin(-1)"),
     "hard update: the least surprising first": ("-probabilities.gather(1, labels[:, None])[:, 0].log()",
