@@ -315,7 +315,8 @@ def candidates(
 ) -> Grid: # of cross-entropy alone, one run each
     "What might stand for a part of a table on a laptop: the fully connected network, in some ways."
     numbers = [dict(network="mlp") | way for way in ways]
-    whole = replace(part, noises=noises, seeds=1, laptop={})
+    own = {name: value for name in ("samples", "epochs") if (value := getattr(part, name))}
+    whole = replace(part, noises=noises, seeds=1, laptop=own)
     return Grid((whole,), tuple((n, ("cross_entropy",)) for n in numbers))
 
 # Another network may stand in for the paper's. One without convolutions wants no crops and flips, and trains
