@@ -22,7 +22,9 @@ TABLES = {}
 # §4.2. Reported is the epoch of the highest validation accuracy, so the best network is selected so, for
 # pruning too. CIFAR-100 flips each class into the next. ResNets are too slow for a laptop: on Fashion-MNIST
 # the fully connected network of the first paper stands in, without dropout, on images as they are, with the
-# paper's optimizer and a third of its epochs.
+# paper's optimizer and a third of its epochs. CIFAR-10 is 10,000 images as features of a network that has seen
+# ImageNet, trained in the way that, of the candidates below, ends nearest to the paper's cross-entropy in
+# three settings.
 SIX = ("cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "generalized_cross_entropy",
        "truncated_gce")
 RATES = tuple([("symmetric", r) for r in (.2, .4, .6, .8)] + [("asymmetric", r) for r in (.1, .2, .3, .4)])
@@ -32,7 +34,9 @@ STAND_IN = dict(network="mlp", recipe=replace(ZHANG, augment=None, runs_at_once=
 PRUNED = dict(prune_start=40, prune_every=10)
 
 FASHION = Part("fashion_mnist", "resnet18", RATES, ZHANG, usual=PRUNED, laptop=STAND_IN | dict(seeds=3))
-CIFAR10 = Part("cifar10", "resnet34", RATES, ZHANG, usual=PRUNED)
+CIFAR10 = Part("cifar10", "resnet34", RATES, ZHANG, usual=PRUNED,
+               laptop=dict(network="mlp", samples=10000, epochs=60, seeds=3,
+                           usual=dict(inputs="features", optimizer="adam", lr=.001)))
 CIFAR100 = Part("cifar100", "resnet34", RATES, replace(ZHANG, **LATE),
                 usual=dict(prune_start=80, prune_every=10, percentile=100., flips="circle"))
 TABLES["table1"] = Grid((FASHION, CIFAR10, CIFAR100), (({}, SIX),))
