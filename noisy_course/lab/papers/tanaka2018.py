@@ -56,8 +56,8 @@ TABLES["candidates"] = candidates(SEEN, (("none", 0.), ("redrawn", .7), ("redraw
     dict(epochs=120, optimizer="sgd", lr=.1))
 
 
-# The fully connected network has the labels by heart when the paper's 70th epoch of 200 comes: on features the
-# updates find nothing to mend. So ours, for comparison: updates from the tenth epoch on.
+# The fully connected network has the labels by heart when the paper's 70th epoch of 200 comes: on features,
+# the updates find nothing to mend. So ours, for comparison: updates from the tenth epoch on.
 SOONER = dict(label_start=10)
 TABLES["ablation"] = Grid((*_redrawn(MINIATURE, *list(TABLE5)[1:]), *TABLES["table2"].parts),
                           ((SOONER, ("joint_optimization",)),))

@@ -22,7 +22,7 @@ TABLES = {}
 # §4.2. Reported is the epoch of the highest validation accuracy, so the best network is selected so, for
 # pruning too. CIFAR-100 flips each class into the next. ResNets are too slow for a laptop: on Fashion-MNIST
 # the fully connected network of the first paper stands in, without dropout, on images as they are, with the
-# paper's optimizer and a third of its epochs. CIFAR-10 is 10,000 images as features of a network that has seen
+# paper's optimizer and a third of its epochs. CIFAR-10 is 10,000 images as features of a network that saw
 # ImageNet, trained in the way that, of the candidates below, ends nearest to the paper's cross-entropy in
 # three settings.
 SIX = ("cross_entropy", "mean_absolute_error", "forward", "forward_estimated", "generalized_cross_entropy",
