@@ -1,11 +1,13 @@
 """Wrong versions of the formulas of chapter 14: what is wrong, the right code, the wrong code."""
 MUTANTS = {
     "by hand, fit: the label's entropy dropped": (
-        "return (torch.xlogy(y, y) - y * z.log_softmax(-1)).sum(-1)", "return (-y * z.log_softmax(-1)).sum(-1)"),
+        "return (torch.xlogy(y, y) - y * z.log_softmax(-1)).sum(-1)",
+        "return (-y * z.log_softmax(-1)).sum(-1)"),
     "by hand, fit: arguments exchanged": (
         "return (torch.xlogy(y, y) - y * z.log_softmax(-1)).sum(-1)",
         "return (z.softmax(-1) * (z.log_softmax(-1) - y.log())).sum(-1)"),
-    "by hand, soft: the last epoch": ("    return past.mean(0)\n\ndef hard", "    return past[-1]\n\ndef hard"),
+    "by hand, soft: the last epoch": (
+        "    return past.mean(0)\n\ndef hard", "    return past[-1]\n\ndef hard"),
     "by hand, hard: the surest first": (
         "-s.gather(1, labels[:, None])[:, 0].log()", "s.amax(-1)"),
     "by hand, hard: agreeing labels count": (
