@@ -220,6 +220,14 @@ def test_a_miniature_is_the_candidate_nearest_to_the_papers_cross_entropy(result
     drop = tried[tried.variant == nearest].assign(drop=lambda t: t.best - t.ours).sort_values("rate")["drop"]
     assert drop.iloc[0] < 1.5 and drop.iloc[-1] > forgets
 
+def test_zhangs_features_are_trained_in_one_of_the_two_nearest_ways(results):
+    tried = calibration(results, "zhang2018")
+    nearest = (tried.ours - tried.printed).abs().groupby(tried.variant).mean().nsmallest(2).index
+    assert all("optimizer=adam" in variant for variant in nearest)
+    laptop = plan("zhang2018", "table1", "laptop", dataset="cifar10").iloc[0]
+    assert (laptop.optimizer, laptop.lr, laptop.samples, laptop.inputs) == ("adam", .001, 10000, "features")
+    assert any("samples=10000" in variant for variant in nearest)
+
 def test_bfloat16_changes_no_cell(results):
     """Of forty cells, trained in single precision and with bfloat16 products, few more
     differ than luck makes differ."""
