@@ -1,5 +1,24 @@
 """Wrong versions of the formulas of chapter 13: what is wrong, the right code, the wrong code."""
 MUTANTS = {
+    "by hand, clustering: shares swapped": (
+        "mixture = beta * z.softmax(-1) + (1 - beta) * q", "mixture = (1 - beta) * z.softmax(-1) + beta * q"),
+    "by hand, clustering: prediction detached": (
+        "mixture = beta * z.softmax(-1) + (1 - beta) * q",
+        "mixture = beta * z.detach().softmax(-1) + (1 - beta) * q"),
+    "by hand, clustering: beta ignored": (
+        "mixture = beta * z.softmax(-1) + (1 - beta) * q", "mixture = .9 * z.softmax(-1) + .1 * q"),
+    "by hand, linear: columns normalised": (
+        "return (z.softmax(-1) @ W.softmax(-1)).log()", "return (z.softmax(-1) @ W.softmax(0)).log()"),
+    "by hand, linear: transposed": (
+        "return (z.softmax(-1) @ W.softmax(-1)).log()", "return (z.softmax(-1) @ W.softmax(-1).mT).log()"),
+    "by hand, linear: scores": (
+        "return (z.softmax(-1) @ W.softmax(-1)).log()", "return (z @ W.softmax(-1)).softmax(-1).log()"),
+    "by hand, nonlinear: transposed": ("return z.softmax(-1) @ W.mT", "return z.softmax(-1) @ W"),
+    "by hand, nonlinear: scores": ("return z.softmax(-1) @ W.mT", "return z @ W.mT"),
+    "by hand, whole: shares swapped": (
+        "return -alpha * (q * noisy.log_softmax(-1)).sum(-1) + (1 - alpha) * qc(z, q, beta)",
+        "return -(1 - alpha) * (q * noisy.log_softmax(-1)).sum(-1) + alpha * qc(z, q, beta)"),
+    "by hand, whole: beta ignored": ("+ (1 - alpha) * qc(z, q, beta)", "+ (1 - alpha) * qc(z, q)"),
     "linear: columns normalised": ("(self.speed * self.W).softmax(-1)", "(self.speed * self.W).softmax(-2)"),
     "linear: transposed": ("self.transition().to(logits.dtype)\n",
                            "self.transition().mT.to(logits.dtype)\n"),
