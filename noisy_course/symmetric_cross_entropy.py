@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'class_accuracy', 'confidence', 'true_positives', 'check_smoothing', 'smoothed', 'label_smoothing',
            'local_intrinsic_dimensionality', 'dimensionality', 'turned', 'check_lids', 'label_weight', 'd2l',
-           'd2l_method', 'check_A', 'log_labels', 'reverse_cross_entropy', 'rce_gradient', 'sl_gradient',
-           'check_weights', 'symmetric_cross_entropy', 'label_smoothing_sl', 'ReverseCrossEntropyLoss',
+           'd2l_method', 'check_A', 'log_labels', 'reverse_cross_entropy', 'rce_gradient', 'check_weights',
+           'sl_gradient', 'symmetric_cross_entropy', 'label_smoothing_sl', 'ReverseCrossEntropyLoss',
            'SymmetricCrossEntropyLoss', 'LabelSmoothingLoss', 'same_class_neighbours', 'embedding']
 
 # %% ../nbs/12_symmetric_cross_entropy.ipynb #d138ee88
@@ -202,20 +202,6 @@ def rce_gradient(
     log_q, p = log_labels(soft_labels(logits, target), A), logits.softmax(-1)
     return p * ((p * log_q).sum(-1, keepdim=True) - log_q)
 
-def sl_gradient(
-    logits: Tensor, # any real numbers, (..., C)
-    target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
-    alpha: float, # weight of cross-entropy
-    beta: float, # weight of reverse cross entropy
-    A: float = -4., # stands for log 0
-) -> Tensor: # ∂ℓ/∂z of each sample, (..., C)
-    "Gradient of symmetric cross entropy on the logits, in closed form (Wang et al., Eqs. 10, 11 and 18)."
-    check_number(alpha, "alpha", "[0, inf)")
-    check_number(beta, "beta", "[0, inf)")
-    y = soft_labels(logits, target)
-    return alpha * (logits.softmax(-1) - y) + beta * rce_gradient(logits, target, A)
-
-# %% ../nbs/12_symmetric_cross_entropy.ipynb #82a35b69
 def check_weights(
     alpha: float, # of cross-entropy
     beta: float, # of reverse cross entropy
@@ -224,6 +210,19 @@ def check_weights(
     check_number(alpha, "alpha", "[0, inf)")
     check_number(beta, "beta", "[0, inf)")
 
+def sl_gradient(
+    logits: Tensor, # any real numbers, (..., C)
+    target: Tensor, # labels in 0..C-1, (...), or soft labels, (..., C)
+    alpha: float, # weight of cross-entropy
+    beta: float, # weight of reverse cross entropy
+    A: float = -4., # stands for log 0
+) -> Tensor: # ∂ℓ/∂z of each sample, (..., C)
+    "Gradient of symmetric cross entropy on the logits, in closed form (Wang et al., Eqs. 10, 11 and 18)."
+    check_weights(alpha, beta)
+    y = soft_labels(logits, target)
+    return alpha * (logits.softmax(-1) - y) + beta * rce_gradient(logits, target, A)
+
+# %% ../nbs/12_symmetric_cross_entropy.ipynb #82a35b69
 @loss_function
 def symmetric_cross_entropy(
     logits: Tensor, # any real numbers, (..., C)

@@ -216,7 +216,7 @@ def without_students_methods(nb):
 @pytest.mark.parametrize("chapter, methods", [("11_generalized_cross_entropy", 3),
                                                ("12_symmetric_cross_entropy", 3),
                                                ("13_nnaqc", 3), ("14_joint_optimization", 2)])
-def test_a_student_may_go_on_without_a_method(chapter, methods, tmp_path):
+def test_a_student_may_go_on_without_a_method(chapter, methods):
     nb, found = without_students_methods(nbformat.read(ROOT/f"nbs/{chapter}.ipynb", 4))
     assert found == methods
     run(nb, ROOT/"nbs")
